@@ -1,0 +1,302 @@
+"""Types, ranges and meanings of every config key. YAML holds the values; nothing here imports torch."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from safetydpo.errors import SafetyDPOError
+
+# Raise a stage's number when its code changes what it writes: its outputs, and what follows, are then redone.
+STAGE_VERSION = {
+    "model": 1,
+    "prompts": 1,
+    "benchmark": 1,
+    "render": 1,
+    "features": 1,
+    "train": 1,
+    "merge": 1,
+    "tune": 1,
+    "score": 1,
+    "metrics": 1,
+    "report": 1,
+}
+STRATEGIES = ("co-merge", "mean", "linear", "ties", "dare")
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """The text-to-image model to align, and how it renders."""
+
+    id: str = Field(min_length=1, description="Folder of a diffusers pipeline, or a hub id")
+    height: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="Image height, pixels")
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="Image width, pixels")
+    num_inference_steps: Count = Field(description="Denoising steps")
+    guidance_scale: Annotated[float, Field(ge=1)] = Field(description="Classifier-free guidance; 1 turns it off")
+    batch_size: Count = Field(description="Prompts rendered at once; does not change the images")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="Precision of rendering")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field("auto", description="auto, cpu, cuda")
+
+
+class Category(Section):
+    """One unsafe category: it gets an expert of its own."""
+
+    name: Name = Field(description="Id in file names")
+    concepts: list[str] = Field(
+        default_factory=list, description="Unsafe concepts; empty: all that the prompt source has for the category"
+    )
+
+
+class Prompts(Section):
+    """Where prompt pairs come from."""
+
+    source: Literal["demo", "file"] = Field(description="demo: the demo world's grammar; file: a csv or Parquet")
+    path: str | None = Field(None, description="The file, for source `file`")
+    pairs: Count = Field(description="Pairs per category, at most")
+
+    @model_validator(mode="after")
+    def _path_for_file(self) -> "Prompts":
+        if self.source == "file" and not self.path:
+            raise ValueError("source `file` needs prompts.path, a csv or Parquet with prompt pairs")
+        return self
+
+
+class Pairs(Section):
+    """Rendering and encoding of pairs."""
+
+    shards: Count = Field(1, description="Files per category, each a job of its own; at most the number of pairs")
+
+
+class Preserve(Section):
+    """Preservation term: keeps the adapted model's predictions on harmless prompts near the frozen model's."""
+
+    weight: Annotated[float, Field(ge=0)] = Field(0.0, description="0: the published loss, DPO alone")
+    prompts: Count = Field(96, description="Retain prompts, at most")
+    path: str | None = Field(None, description="csv or Parquet of harmless prompts (the demo world has its own)")
+    batch_size: Count = Field(16, description="Retain prompts per step")
+
+
+class Train(Section):
+    """Diffusion-DPO training of one LoRA expert per category (METHOD: L = -log sigmoid(-beta/2 * ...))."""
+
+    steps: Count = Field(description="Optimizer steps per expert")
+    batch_size: Count = Field(description="Pairs per forward pass")
+    gradient_accumulation_steps: Count = Field(1, description="Forward passes per optimizer step")
+    learning_rate: Positive = Field(description="Learning rate")
+    scale_lr: bool = Field(False, description="Multiply it by batch_size x gradient_accumulation_steps")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Linear warm-up, steps")
+    lr_scheduler: Literal["constant_with_warmup", "cosine", "linear"] = Field("constant_with_warmup")
+    optimizer: Literal["adamw", "adafactor"] = Field("adamw")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01)
+    max_grad_norm: Positive = Field(1.0, description="Gradient clipping")
+    beta: Positive = Field(5000.0, description="DPO temperature: higher stays nearer to the reference")
+    caption_dropout: Share = Field(0.2, description="Share of captions replaced by the empty prompt")
+    rank: Count = Field(4, description="LoRA rank")
+    alpha: Positive | None = Field(None, description="LoRA alpha; null: the rank")
+    target_modules: list[str] = Field(["to_q", "to_k", "to_v", "to_out.0"], min_length=1)
+    reference: Literal["exact", "cached"] = Field(
+        "exact",
+        description="exact: fresh noise and timestep each step; cached: `draws` fixed ones per pair, errors kept",
+    )
+    draws: Count = Field(8, description="(timestep, noise) draws per pair for reference: cached")
+    checkpoint_every: Count = Field(200, description="Steps between checkpoints")
+    gradient_checkpointing: bool = Field(False, description="Less memory, more time")
+    all_single_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="Steps of the All-single baseline; 0: steps x categories, the experts' total budget"
+    )
+    preserve: Preserve = Field(default_factory=Preserve)  # type: ignore[arg-type]
+
+
+class Merge(Section):
+    """Joining the experts, and choosing the strength of the result on tuning prompts."""
+
+    strategies: list[Literal["co-merge", "mean", "linear", "ties", "dare"]] = Field(["co-merge"], min_length=1)
+    calibration_prompts: Count = Field(16, description="Prompts per category for co-activation statistics")
+    calibration_timesteps: list[Annotated[int, Field(ge=0, le=999)]] = Field([100, 300, 500, 700, 900], min_length=1)
+    rank: Annotated[int, Field(ge=0)] = Field(0, description="SVD to this rank; 0: exact for factored strategies")
+    density: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share of values that ties and dare keep")
+
+
+class Tune(Section):
+    """LoRA scale of merged and All-single methods: chosen on prompts neither trained on nor reported."""
+
+    scales: list[Positive] = Field([1.0], min_length=1, description="Scales tried; one alone: no tuning")
+    unsafe_prompts: Count = Field(84, description="Unsafe tuning prompts")
+    benign_prompts: Count = Field(48, description="Benign tuning prompts")
+    path: str | None = Field(None, description="csv or Parquet with `prompt`, `category` (null or empty: benign)")
+    max_ip: Share = Field(0.02, description="Least scale effect wanted: best benign accuracy with IP at most this")
+
+
+class Benchmark(Section):
+    """A set of prompts to report on."""
+
+    name: Name
+    kind: Literal["unsafe", "safe", "benign"] = Field(description="What the prompts ask for")
+    source: Literal["demo", "file"] = Field("file")
+    path: str | None = Field(None, description="csv or Parquet with a `prompt` column, for source `file`")
+
+    @model_validator(mode="after")
+    def _path_for_file(self) -> "Benchmark":
+        if self.source == "file" and not self.path:
+            raise ValueError("source `file` needs a path, a csv or Parquet with a `prompt` column")
+        return self
+
+
+class Cells(Section):
+    """Cells of the evaluation matrix: every method here on every benchmark here."""
+
+    methods: list[str] = Field(min_length=1, description="`experts` stands for one expert-<category> each")
+    benchmarks: list[str] = Field(min_length=1)
+
+
+class Judges(Section):
+    """What calls an image inappropriate, and what measures similarity to the prompt."""
+
+    q16_clip: str = Field(description="CLIP folder or hub id of Q16")
+    q16_prompts: str = Field(description="Tuned prompt embeddings (2, d): safetensors, or the published prompts.p")
+    detector: Literal["demo", "none"] = Field("none", description="Second judge beside Q16")
+    detector_path: str | None = Field(None, description="Folder of the detector's weights")
+    clip_score: str = Field(description="CLIP folder or hub id for CLIPScore")
+
+
+class Evaluate(Section):
+    """The matrix of methods and benchmarks, and how their scores are summarised."""
+
+    n: Count = Field(description="Prompts per benchmark, at most")
+    shards: Count = Field(1, description="Image files per method and benchmark, each a job of its own")
+    matrix: list[Cells] = Field(min_length=1)
+    bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="Resamples of the 95 % intervals")
+    fid_reference: str = Field("base-reseed", description="Method whose images are the FID and KID reference")
+
+
+class Report(Section):
+    """The report page."""
+
+    blur: bool = Field(True, description="Blur flagged images")
+    scenes: Count = Field(7, description="Prompts per image grid")
+
+
+class Resources(Section):
+    """What jobs ask of a cluster; memory grows with each retry."""
+
+    threads: Count = Field(1, description="Threads of a render, train or score job")
+    mem_mb: Annotated[int, Field(ge=500)] = Field(3000)
+    runtime: Count = Field(30, description="Minutes")
+    gpu: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of a render or train job")
+
+
+class Config(Section):
+    """The whole config."""
+
+    run: Name = Field(description="Name of the run: results/<run>/")
+    results: str = Field("results", min_length=1, description="Folder of all runs")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    model: Model
+    categories: list[Category] = Field(min_length=1)
+    prompts: Prompts
+    pairs: Pairs = Field(default_factory=Pairs)  # type: ignore[arg-type]
+    train: Train
+    merge: Merge = Field(default_factory=Merge)  # type: ignore[arg-type]
+    tune: Tune = Field(default_factory=Tune)  # type: ignore[arg-type]
+    benchmarks: list[Benchmark] = Field(min_length=1)
+    judges: Judges
+    evaluate: Evaluate
+    report: Report = Field(default_factory=Report)  # type: ignore[arg-type]
+    resources: Resources = Field(default_factory=Resources)  # type: ignore[arg-type]
+
+    @property
+    def category_names(self) -> list[str]:
+        """Ids of the categories, in config order."""
+        return [category.name for category in self.categories]
+
+    def category(self, name: str) -> Category:
+        """The category of that id."""
+        return next(c for c in self.categories if c.name == name)
+
+    def benchmark(self, name: str) -> Benchmark:
+        """The benchmark of that name."""
+        return next(b for b in self.benchmarks if b.name == name)
+
+    def methods(self) -> list[str]:
+        """Every method that this config can render."""
+        experts = [f"expert-{c}" for c in self.category_names]
+        return ["base", "base-reseed", *experts, "all-single", *(f"merged-{s}" for s in self.merge.strategies)]
+
+    def cells(self) -> list[tuple[str, str]]:
+        """(method, benchmark) of every cell of the matrix, without repeats."""
+        pairs = {}
+        for cells in self.evaluate.matrix:
+            for method in cells.methods:
+                names = [f"expert-{c}" for c in self.category_names] if method == "experts" else [method]
+                pairs |= {(name, benchmark): None for name in names for benchmark in cells.benchmarks}
+        return list(pairs)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Config":
+        problems = []
+        for key, names in (("categories", self.category_names), ("benchmarks", [b.name for b in self.benchmarks])):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            problems += [f"{key}: `{name}` is listed twice" for name in repeated]
+        if "all-single" in self.category_names:
+            problems.append("categories: `all-single` is the name of a method; call the category otherwise")
+        benchmarks = [b.name for b in self.benchmarks]
+        for i, cells in enumerate(self.evaluate.matrix):
+            unknown = [m for m in cells.methods if m != "experts" and m not in self.methods()]
+            problems += [
+                f"evaluate.matrix.{i}.methods: no method `{m}`; there are {', '.join(self.methods())}, experts"
+                for m in unknown
+            ]
+            unknown = [b for b in cells.benchmarks if b not in benchmarks]
+            problems += [
+                f"evaluate.matrix.{i}.benchmarks: no benchmark `{b}`; there are {', '.join(benchmarks)}"
+                for b in unknown
+            ]
+        if self.evaluate.fid_reference not in self.methods():
+            problems.append(f"evaluate.fid_reference: no method `{self.evaluate.fid_reference}`")
+        if self.pairs.shards > self.prompts.pairs:
+            problems.append(
+                f"pairs.shards: {self.pairs.shards} is more than the {self.prompts.pairs} pairs (prompts.pairs)"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def _lines(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors():
+        path = ".".join(map(str, item["loc"]))
+        if item["type"] == "value_error" and not path:
+            lines += str(item["ctx"]["error"]).split("\n")  # type: ignore[index]
+        elif item["type"] == "extra_forbidden":
+            lines.append(f"{path}: no such key")
+        elif item["type"] == "missing":
+            lines.append(f"{path}: missing")
+        else:
+            shown = item["input"] if not isinstance(item["input"], dict | list) else type(item["input"]).__name__
+            lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')} (got {shown!r})")
+    return lines
+
+
+def load_config(values: dict[str, Any]) -> Config:
+    """Check a config as YAML gives it; SafetyDPOError names every bad key, one a line."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise SafetyDPOError("Config errors:\n  " + "\n  ".join(_lines(error))) from None
+
+
+def read_config(path: Path) -> Config:
+    """The resolved config that a run wrote."""
+    import yaml
+
+    return load_config(yaml.safe_load(Path(path).read_text()))

@@ -1,0 +1,134 @@
+"""The steps that make the demo world's models, each a command: `python -m safetydpo.demo.build STEP WORK OUT`.
+
+workflow/demo_world.smk runs them in order (`make demo-world`). WORK holds what is in progress and survives a kill;
+OUT is the shipped folder (resources/demo).
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPModel, CLIPTokenizer
+
+from safetydpo.demo import clip, data, detector, q16, quality, unet, vae
+from safetydpo.demo.fit import Schedule, rank_and_world
+
+SEED, SCENES = 0, 60_000
+PLANS = {
+    "clip": (Schedule(720, 1e-3, weight_decay=0.05), 256),
+    "vae": (Schedule(3000, 1.2e-3, weight_decay=0.0), 8),
+    "unet": (Schedule(10_000, 2e-3, weight_decay=0.0, ema=0.999), 64),
+    "detector": (Schedule(1200, 2e-3), 64),
+    "q16": (Schedule(400, 1e-2, weight_decay=0.0), 256),
+}
+
+
+def _draw(work: Path) -> None:
+    data.save_set(data.draw_set(SCENES, SEED), work / "scenes.safetensors")
+
+
+def _clip(work: Path) -> None:
+    plan, batch = PLANS["clip"]
+    scenes = data.load_set(work / "scenes.safetensors")
+    model, tokenizer = clip.train_clip(scenes, plan, SEED, batch, work)
+    print(f"CLIP: top-1 of 512 scenes {clip.retrieval_accuracy(model, tokenizer, scenes):.3f}")
+    clip.save_clip(model, tokenizer, work / "clip")
+
+
+def _vae(work: Path) -> None:
+    plan, batch = PLANS["vae"]
+    scenes = data.load_set(work / "scenes.safetensors")
+    model = vae.train_vae(scenes, plan, SEED, batch, work)
+    vae.whiten(model, scenes)
+    print(f"VAE: {vae.psnr(model, scenes):.1f} dB")
+    model.save_pretrained(work / "vae")
+
+
+def _latents(work: Path) -> None:
+    scenes = data.load_set(work / "scenes.safetensors")
+    model, tokenizer = CLIPModel.from_pretrained(work / "clip").eval(), CLIPTokenizer.from_pretrained(work / "clip")
+    autoencoder = AutoencoderKL.from_pretrained(work / "vae").eval()
+    unet.encode_set(scenes, autoencoder, model.text_model, tokenizer, work / "latents.safetensors")
+
+
+def _unet(work: Path) -> None:
+    """Under torchrun the batch is shared by the processes."""
+    plan, batch = PLANS["unet"]
+    rank, world = rank_and_world()
+    torch.set_num_threads(max(1, torch.get_num_threads() // world))
+    latents = unet.load_latents(work / "latents.safetensors")
+    model = unet.train_unet(latents, plan, SEED, batch // world, work)
+    if rank == 0:
+        model.save_pretrained(work / "unet")
+
+
+def _detector(work: Path) -> None:
+    plan, batch = PLANS["detector"]
+    autoencoder = AutoencoderKL.from_pretrained(work / "vae").eval()
+    model = detector.train_detector(autoencoder, plan, SEED, batch, pool=16_000, work=work)
+    print("detector:", detector.detector_accuracy(model, 1000, SEED + 1))
+    model.save(work / "detector")
+
+
+def _q16(work: Path) -> None:
+    plan, batch = PLANS["q16"]
+    scenes = data.load_set(work / "scenes.safetensors")
+    autoencoder = AutoencoderKL.from_pretrained(work / "vae").eval()
+    model = CLIPModel.from_pretrained(work / "clip").eval()
+    q16.train_q16(model, autoencoder, scenes, plan, SEED, batch, work)
+
+
+def _assemble(work: Path, out: Path) -> None:
+    """Half-precision copies into OUT: a diffusers pipeline, a CLIP folder, judges."""
+    model, tokenizer = CLIPModel.from_pretrained(work / "clip"), CLIPTokenizer.from_pretrained(work / "clip")
+    pipeline = unet.build_pipeline(
+        UNet2DConditionModel.from_pretrained(work / "unet"),
+        AutoencoderKL.from_pretrained(work / "vae"),
+        unet.text_encoder_of(model),
+        tokenizer,
+    )
+    shutil.rmtree(out, ignore_errors=True)
+    pipeline.to(torch.float16).save_pretrained(out / "t2i")
+    clip.save_clip(model.half(), tokenizer, out / "clip")
+    shutil.copytree(work / "detector", out / "detector")
+    shutil.copy(work / "q16.safetensors", out / "q16.safetensors")
+
+
+def _quality(out: Path) -> None:
+    quality.write_card(out, SEED)
+
+
+STEPS = {
+    "draw": _draw,
+    "clip": _clip,
+    "vae": _vae,
+    "latents": _latents,
+    "unet": _unet,
+    "detector": _detector,
+    "q16": _q16,
+}
+
+
+def main() -> None:
+    """Run one step."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=[*STEPS, "assemble", "quality"])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: all cores")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.step == "assemble":
+        _assemble(args.work, args.out)
+    elif args.step == "quality":
+        _quality(args.out)
+    else:
+        STEPS[args.step](args.work)
+
+
+if __name__ == "__main__":
+    main()

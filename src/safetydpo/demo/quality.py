@@ -1,0 +1,4 @@
+"""Placeholder."""
+
+
+def write_card(out, seed): ...

@@ -1,0 +1,79 @@
+"""Stage 6: judges look at a method's images on a benchmark; metrics over them go into one long table."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
+
+from safetydpo.config import Config, Judges, Model
+from safetydpo.errors import SafetyDPOError
+from safetydpo.files import made_by, read_parquet, write_parquet
+from safetydpo.judges import Eyes
+from safetydpo.models import device_of
+from safetydpo.scoring import METRICS, look_at
+from safetydpo.statistics import Estimate, bootstrap_distance, bootstrap_mean, fid, kid
+
+
+def write_scores(
+    images: list[str], prompts: Path | str, base: list[str], judges: Judges, model: Model, out: Path | str
+) -> None:
+    """Score the image shards of one method on one benchmark; `base` are the base model's shards, for layout."""
+    eyes = Eyes(judges, device_of(model))
+    frames = [
+        pd.concat([read_parquet(p) for p in paths], ignore_index=True) if paths else None for paths in (images, base)
+    ]
+    if frames[0] is None:
+        raise SafetyDPOError(f"{out}: no images to score.")
+    scores = look_at(eyes, frames[0], read_parquet(prompts), frames[1])
+    features = np.stack(list(scores.pop("features")))
+    table = pa.Table.from_pandas(scores, preserve_index=False)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel().astype(np.float32)), features.shape[1])
+    table = table.append_column("features", column)
+    write_parquet(table, out, made_by("score", judges=judges.model_dump()))
+    print(f"{len(scores)} images, {scores.flagged.mean():.3f} flagged, CLIPScore {scores.clip_score.mean():.2f}")
+
+
+def summarise(scores: pd.DataFrame, resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Metric rows of one scores table: all images together (`all`) and by category."""
+    rows = []
+    groups = [("all", scores), *scores.groupby("category")]
+    for category, part in groups:
+        for metric, values_of in METRICS.items():
+            values = values_of(part)
+            if values is None or values.isna().all():
+                continue
+            estimate = bootstrap_mean(values.dropna().to_numpy(float), resamples, seed)
+            rows.append({"category": category, "metric": metric, **estimate._asdict()})
+    return rows
+
+
+def distances(scores: pd.DataFrame, reference: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
+    """FID and KID of a method's images from the reference method's on the same benchmark."""
+    x, y = (np.stack(list(frame.features)).astype(np.float32) for frame in (scores, reference))
+    measured: dict[str, Estimate] = {
+        "fid": bootstrap_distance(fid, x, y, seed),
+        "kid": bootstrap_distance(kid, x, y, seed),
+    }
+    return [{"category": "all", "metric": metric, **e._asdict()} for metric, e in measured.items()]
+
+
+def write_metrics(scores: dict[tuple[str, str], str], config: Config, out: Path | str) -> None:
+    """The long table: method, benchmark, category, metric, value, ci_low, ci_high, n, seed."""
+    tables = {cell: read_parquet(path) for cell, path in scores.items()}
+    kinds = {b.name: b.kind for b in config.benchmarks}
+    rows = []
+    for (method, benchmark), table in tqdm(tables.items(), "metrics"):
+        found = summarise(table, config.evaluate.bootstrap, config.seed)
+        reference = tables.get((config.evaluate.fid_reference, benchmark))
+        if kinds[benchmark] == "safe" and reference is not None and method != config.evaluate.fid_reference:
+            found += distances(table, reference, config.seed)
+        rows += [{"method": method, "benchmark": benchmark, **row, "seed": config.seed} for row in found]
+    header = made_by(
+        "metrics",
+        bootstrap=config.evaluate.bootstrap,
+        features="detector" if config.judges.detector == "demo" else "clip",
+    )
+    write_parquet(pd.DataFrame(rows), out, header)

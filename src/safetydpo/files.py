@@ -1,0 +1,123 @@
+"""Reading and writing stage files: a file that has its final name is whole, and says what made it."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from safetydpo.config import STAGE_VERSION
+from safetydpo.errors import SafetyDPOError
+
+if TYPE_CHECKING:
+    import torch
+
+LIBRARIES = ("safetydpo", "torch", "diffusers", "peft", "transformers")
+
+
+def made_by(stage: str, **facts: Any) -> dict[str, str]:
+    """Header of a stage's file: stage, its version, config slice, seed, model, library versions."""
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"safetydpo": json.dumps({"stage": stage, "version": STAGE_VERSION[stage], "libraries": libraries, **facts})}
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SafetyDPOError(
+            f"Cannot write {path}: {reason}. Free space or make the folder writable, then rerun."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: Path | str) -> None:
+    """Write a text file whole."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def _hf_features(schema: pa.Schema, images: tuple[str, ...]) -> str:
+    """The header by which `datasets` knows image columns; other columns it reads from the Arrow schema."""
+    features = {}
+    for field in schema:
+        if field.name in images:
+            features[field.name] = {"_type": "Image"}
+        else:
+            name = {"double": "float64", "float": "float32", "large_string": "string"}.get(
+                str(field.type), str(field.type)
+            )
+            features[field.name] = {"dtype": name, "_type": "Value"}
+    return json.dumps({"info": {"features": features}})
+
+
+def write_parquet(
+    rows: pd.DataFrame | list[dict[str, Any]] | pa.Table,
+    path: Path | str,
+    header: dict[str, str] | None = None,
+    images: tuple[str, ...] = (),
+) -> None:
+    """Write a table whole; columns named in `images` hold {"bytes": PNG, "path": None} and open as images."""
+    if isinstance(rows, pd.DataFrame):
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+    else:
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
+    metadata = dict(table.schema.metadata or {}) | {k.encode(): v.encode() for k, v in (header or {}).items()}
+    if images:
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        for name in images:
+            i = table.schema.get_field_index(name)
+            table = table.set_column(i, pa.field(name, kind), table.column(name).cast(kind))
+        metadata[b"huggingface"] = _hf_features(table.schema, images).encode()
+    with whole_file(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def read_parquet(path: Path | str, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a table; SafetyDPOError when it is missing, damaged or lacks a column."""
+    try:
+        return pq.read_table(path, columns=columns).to_pandas()
+    except FileNotFoundError:
+        raise SafetyDPOError(f"{path} is missing: rerun snakemake, it will make it.") from None
+    except KeyError as error:
+        raise SafetyDPOError(f"{path} has no column {error}.") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise SafetyDPOError(f"{path} is not a whole Parquet file ({reason}): delete it and rerun snakemake.") from None
+
+
+def write_safetensors(tensors: "dict[str, torch.Tensor]", path: Path | str, header: dict[str, str]) -> None:
+    """Write tensors whole."""
+    from safetensors.torch import save_file
+
+    with whole_file(path) as temporary:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, header)
+
+
+def read_safetensors(path: Path | str) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
+    """Tensors and header of a safetensors file; SafetyDPOError when it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError:
+        raise SafetyDPOError(f"{path} is missing: rerun snakemake, it will make it.") from None
+    except (SafetensorError, OSError) as error:
+        raise SafetyDPOError(
+            f"{path} is not a whole safetensors file ({error}): delete it and rerun snakemake."
+        ) from None

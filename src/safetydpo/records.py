@@ -1,0 +1,28 @@
+"""Ids, seeds and spellings that stages share."""
+
+import hashlib
+import re
+
+CATEGORY_SPELLINGS = {"harrasment": "harassment", "illegal-activities": "illegal-activity"}
+
+
+def seed_of(seed: int, key: str) -> int:
+    """A 31-bit seed from the run's seed and a key: independent of order, shard and batch."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big") & 0x7FFFFFFF
+
+
+def pair_id(category: str, unsafe_prompt: str, safe_prompt: str) -> str:
+    """A stable id from a pair's content."""
+    digest = hashlib.sha256(f"{unsafe_prompt}\n{safe_prompt}".encode()).hexdigest()
+    return f"{category}-{digest[:12]}"
+
+
+def category_id(name: str) -> str:
+    """Our id of a category in any published spelling: case, hyphen, space, `Harrasment`."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.strip().lower()).strip("-")
+    return CATEGORY_SPELLINGS.get(plain, plain)
+
+
+def shard_slice(count: int, shard: int, shards: int) -> slice:
+    """The rows of one of `shards` contiguous, nearly equal parts (0-based)."""
+    return slice(count * shard // shards, count * (shard + 1) // shards)

@@ -1,0 +1,58 @@
+"""Stage 2: images of prompt pairs, and of prompt sets by any method, as Parquet shards."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from safetydpo.config import Model
+from safetydpo.errors import SafetyDPOError
+from safetydpo.files import made_by, read_parquet, write_parquet
+from safetydpo.images import png
+from safetydpo.models import load_pipeline
+from safetydpo.records import seed_of, shard_slice
+from safetydpo.sampling import render
+
+
+def _shard(prompts: Path | str, shard: int, shards: int) -> pd.DataFrame:
+    rows = read_parquet(prompts)
+    if shards > len(rows):
+        raise SafetyDPOError(
+            f"{prompts} has {len(rows)} rows, fewer than the {shards} shards asked for: lower the shards."
+        )
+    return rows.iloc[shard_slice(len(rows), shard, shards)]
+
+
+def render_pairs(prompts: Path | str, config: Model, shard: int, shards: int, seed: int, out: Path | str) -> None:
+    """Render both prompts of each pair from the same seed: pair_id, seed, unsafe_image, safe_image."""
+    rows = _shard(prompts, shard, shards)
+    seeds = [seed_of(seed, key) for key in rows.pair_id]
+    both = [*rows.unsafe_prompt, *rows.safe_prompt]
+    images = [png(pixels) for pixels in render(load_pipeline(config), both, seeds * 2, config)]
+    half = len(rows)
+    table = [
+        {"pair_id": key, "seed": s, "unsafe_image": u, "safe_image": v}
+        for key, s, u, v in zip(rows.pair_id, seeds, images[:half], images[half:], strict=True)
+    ]
+    header = made_by("render", config=config.model_dump(), seed=seed, shard=shard, shards=shards)
+    write_parquet(table, out, header, images=("unsafe_image", "safe_image"))
+
+
+def render_prompts(
+    prompts: Path | str,
+    config: Model,
+    out: Path | str,
+    *,
+    shard: int = 0,
+    shards: int = 1,
+    lora: Path | str | None = None,
+    scale: float = 1.0,
+    seed_offset: int = 0,
+) -> None:
+    """Render a prompt set with a method (base model, or a LoRA at a scale): prompt_id, prompt, category, seed, image."""
+    rows = _shard(prompts, shard, shards)
+    seeds = [(int(seed) + seed_offset) & 0x7FFFFFFFFFFFFFFF for seed in rows.seed]
+    images = render(load_pipeline(config, lora, scale), list(rows.prompt), seeds, config)
+    table = rows[["prompt_id", "prompt", "category"]].to_dict("records")
+    table = [{**row, "seed": s, "image": png(x)} for row, s, x in zip(table, seeds, images, strict=True)]
+    header = made_by("render", config=config.model_dump(), lora=str(lora), scale=scale, shard=shard, shards=shards)
+    write_parquet(table, out, header, images=("image",))

@@ -1,0 +1,75 @@
+"""Means with bootstrap intervals, and distances between feature sets."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+DISTANCE_RESAMPLES = 60
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval and the number of images behind it."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+def bootstrap_mean(values: np.ndarray, resamples: int, seed: int) -> Estimate:
+    """Mean of (n,) values, percentile bootstrap over images."""
+    values = np.asarray(values, dtype=np.float64)
+    rng, n = np.random.default_rng(seed), len(values)
+    size = max(1, 2_000_000 // n)
+    means = [
+        values[rng.integers(n, size=(min(size, resamples - start), n))].mean(1) for start in range(0, resamples, size)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high), n)
+
+
+class _Given(torch.nn.Module):
+    """Lets torchmetrics' distances take features instead of images."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+
+def fid(features: torch.Tensor, reference: torch.Tensor) -> float:
+    """Frechet distance between two feature sets (n, d), (m, d)."""
+    metric = FrechetInceptionDistance(feature=_Given(features.shape[1]), input_img_size=(features.shape[1],))
+    metric.update(reference.float(), real=True)
+    metric.update(features.float(), real=False)
+    return float(metric.compute())
+
+
+def kid(features: torch.Tensor, reference: torch.Tensor) -> float:
+    """Kernel distance (unbiased MMD^2, cubic kernel), all samples in one subset."""
+    size = min(len(features), len(reference))
+    metric = KernelInceptionDistance(feature=_Given(features.shape[1]), subsets=1, subset_size=size)
+    metric.update(reference.float(), real=True)
+    metric.update(features.float(), real=False)
+    return float(metric.compute()[0])
+
+
+def bootstrap_distance(
+    distance: Callable[[torch.Tensor, torch.Tensor], float], features: np.ndarray, reference: np.ndarray, seed: int
+) -> Estimate:
+    """A distance with an interval from resampling `features`.
+
+    Resampling repeats images, which by itself raises the distance; the interval is moved back by that much.
+    """
+    torch.manual_seed(seed)
+    x, y = torch.from_numpy(features), torch.from_numpy(reference)
+    value, n = distance(x, y), len(x)
+    again = np.array([distance(x[torch.randint(n, (n,))], y) for _ in range(DISTANCE_RESAMPLES)])
+    low, high = np.quantile(again, [0.025, 0.975]) - again.mean() + value
+    return Estimate(value, float(low), float(high), n)

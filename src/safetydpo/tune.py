@@ -1,0 +1,70 @@
+"""The LoRA scale of a method: tried on tuning prompts, which are neither trained on nor reported."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from safetydpo.config import Judges, Model, Tune
+from safetydpo.files import made_by, read_parquet, write_parquet, write_text
+from safetydpo.images import png
+from safetydpo.judges import Eyes
+from safetydpo.models import device_of, load_pipeline
+from safetydpo.sampling import render
+from safetydpo.scoring import METRICS, look_at
+
+
+def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
+    """The scale with the best `kept` among those with `ip` at most max_ip; else the one with the least ip.
+
+    curve: one row a scale, columns scale, ip, kept. Ties go to the smaller scale.
+    """
+    curve = curve.sort_values("scale")
+    good = curve[curve.ip <= max_ip]
+    if len(good):
+        return float(good.scale[good.kept.idxmax()])
+    return float(curve.scale[curve.ip.idxmin()])
+
+
+def _curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
+    unsafe, benign = scores[scores.kind == "unsafe"], scores[scores.kind != "unsafe"]
+    row = {"scale": scale, "n_unsafe": len(unsafe), "n_benign": len(benign)}
+    for name, part, metrics in (
+        ("", unsafe, ("ip", "attributes", "benign_mark")),
+        ("benign_", benign, ("mark_right", "clip_score")),
+    ):
+        for metric in metrics:
+            values = METRICS[metric](part)
+            if values is not None and not values.isna().all():
+                row[name + metric] = float(values.mean())
+    return row
+
+
+def tune(
+    prompts: Path | str,
+    lora: Path | str,
+    model: Model,
+    judges: Judges,
+    config: Tune,
+    curve_out: Path | str,
+    scale_out: Path | str,
+) -> None:
+    """Render and judge the tuning prompts at every scale; write the curve (a row a scale) and the chosen scale."""
+    scales = sorted(config.scales)
+    if len(scales) == 1:
+        curve = pd.DataFrame([{"scale": scales[0]}])
+        chosen = scales[0]
+    else:
+        rows, table = read_parquet(prompts), []
+        eyes = Eyes(judges, device_of(model))
+        for scale in scales:
+            images = render(load_pipeline(model, lora, scale), list(rows.prompt), list(rows.seed), model)
+            cells = rows.assign(image=[png(pixels) for pixels in images])
+            table.append(_curve_row(look_at(eyes, cells, rows, None), scale))
+            print(table[-1])
+        curve = pd.DataFrame(table)
+        kept = "benign_mark_right" if "benign_mark_right" in curve else "benign_clip_score"
+        chosen = choose_scale(curve.assign(kept=curve[kept]), config.max_ip)
+    header = made_by("tune", config=config.model_dump(), lora=str(lora))
+    write_parquet(curve.assign(chosen=curve.scale == chosen), curve_out, header)
+    write_text(json.dumps({"scale": chosen}) + "\n", scale_out)
