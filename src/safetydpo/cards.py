@@ -30,7 +30,8 @@ pair is preferred under the unsafe prompt.
 - {steps} steps of {config.batch_size * config.gradient_accumulation_steps} pairs, {config.optimizer}, learning rate \
 {config.learning_rate:g}, beta {config.beta:g}{kept}
 - at the end (mean of the last tenth): loss {last.loss:.4f}, implicit accuracy {last.implicit_accuracy:.3f}, winner's \
-error {last.winner_error:.4f} against the reference's {last.reference_winner_error:.4f} (far above it: harmless images suffer)
+error {last.winner_error:.4f} against the reference's {last.reference_winner_error:.4f} (far above it: harmless \
+images suffer)
 
 `training.parquet` has every step.
 

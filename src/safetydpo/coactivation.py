@@ -36,7 +36,8 @@ def counting(unet: nn.Module, experts: list[Factors], modules: list[str]) -> Ite
     def hook_of(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(_: nn.Module, args: Any) -> None:
             x = args[0].reshape(args[0].shape[0], -1, args[0].shape[-1]).float()
-            found = wins_of(torch.stack([activation(*(m.to(x) for m in expert[name]), x) for expert in experts]))
+            pairs = [expert[name] for expert in experts]
+            found = wins_of(torch.stack([activation(a.to(x), b.to(x), x) for a, b in pairs]))
             wins[name] = wins.get(name, 0) + found.cpu()
 
         return hook

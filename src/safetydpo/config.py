@@ -1,7 +1,8 @@
 """Types, ranges and meanings of every config key. YAML holds the values; nothing here imports torch."""
 
+import itertools
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -156,6 +157,17 @@ class Cells(Section):
 
     methods: list[str] = Field(min_length=1, description="`experts` stands for one expert-<category> each")
     benchmarks: list[str] = Field(min_length=1)
+    n: Count | None = Field(None, description="Prompts of each benchmark, the first n; null: all")
+    own_category: bool = Field(False, description="Experts see the prompts of their own category only")
+
+
+class Cell(NamedTuple):
+    """One method on one benchmark; `n` and `category` narrow the prompts down (null: all of them)."""
+
+    method: str
+    benchmark: str
+    n: int | None
+    category: str | None
 
 
 class Judges(Section):
@@ -231,14 +243,16 @@ class Config(Section):
         experts = [f"expert-{c}" for c in self.category_names]
         return ["base", "base-reseed", *experts, "all-single", *(f"merged-{s}" for s in self.merge.strategies)]
 
-    def cells(self) -> list[tuple[str, str]]:
-        """(method, benchmark) of every cell of the matrix, without repeats."""
-        pairs = {}
+    def cells(self) -> dict[tuple[str, str], Cell]:
+        """Every cell of the matrix by (method, benchmark); the first mention of a cell counts."""
+        found: dict[tuple[str, str], Cell] = {}
         for cells in self.evaluate.matrix:
             for method in cells.methods:
                 names = [f"expert-{c}" for c in self.category_names] if method == "experts" else [method]
-                pairs |= {(name, benchmark): None for name in names for benchmark in cells.benchmarks}
-        return list(pairs)
+                for name, benchmark in itertools.product(names, cells.benchmarks):
+                    category = name.removeprefix("expert-") if cells.own_category and name != method else None
+                    found.setdefault((name, benchmark), Cell(name, benchmark, cells.n, category))
+        return found
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Config":

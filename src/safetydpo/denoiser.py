@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from peft import LoraConfig, get_peft_model_state_dict
 
 from safetydpo.config import Model, Train
@@ -28,16 +29,21 @@ class Noised:
     def join(parts: "list[Noised]") -> "Noised":
         """One batch of several."""
         condition = {k: torch.cat([p.condition[k] for p in parts]) for k in parts[0].condition}
-        tensors = [torch.cat([getattr(p, k) for p in parts]) for k in ("noisy_latents", "timesteps", "target")]
-        return Noised(*tensors, condition)
+        return Noised(
+            torch.cat([p.noisy_latents for p in parts]),
+            torch.cat([p.timesteps for p in parts]),
+            torch.cat([p.target for p in parts]),
+            condition,
+        )
 
 
 class Denoiser:
     """A UNet, its noise schedule, and the arithmetic between latents and predictions; `add_adapter` gives it a LoRA."""
 
     def __init__(self, pipeline: Any, model: Model) -> None:
-        self.device = device_of(model)
-        self.scheduler = pipeline.scheduler
+        self.device = device_of(model.device)
+        # samplers differ in what they can noise; the noise schedule is the same, so training takes the plain one
+        self.scheduler: Any = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.prediction_type = self.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise SafetyDPOError(
@@ -54,7 +60,10 @@ class Denoiser:
         torch.manual_seed(seed)
         self.rank, self.alpha = config.rank, config.alpha or config.rank
         lora = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, init_lora_weights="gaussian", target_modules=config.target_modules
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]
+            init_lora_weights="gaussian",
+            target_modules=config.target_modules,
         )
         self.unet.add_adapter(lora)
         if config.gradient_checkpointing:

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from safetydpo.config import Config, Judges, Model
+from safetydpo.config import Judges
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import made_by, read_parquet, write_parquet
 from safetydpo.judges import Eyes
@@ -18,10 +18,10 @@ from safetydpo.statistics import Estimate, bootstrap_distance, bootstrap_mean, f
 
 
 def write_scores(
-    images: list[str], prompts: Path | str, base: list[str], judges: Judges, model: Model, out: Path | str
+    images: list[str], prompts: Path | str, base: list[str], judges: Judges, device: str, out: Path | str
 ) -> None:
     """Score the image shards of one method on one benchmark; `base` are the base model's shards, for layout."""
-    eyes = Eyes(judges, device_of(model))
+    eyes = Eyes(judges, device_of(device))
     frames = [
         pd.concat([read_parquet(p) for p in paths], ignore_index=True) if paths else None for paths in (images, base)
     ]
@@ -60,20 +60,25 @@ def distances(scores: pd.DataFrame, reference: pd.DataFrame, seed: int) -> list[
     return [{"category": "all", "metric": metric, **e._asdict()} for metric, e in measured.items()]
 
 
-def write_metrics(scores: dict[tuple[str, str], str], config: Config, out: Path | str) -> None:
-    """The long table: method, benchmark, category, metric, value, ci_low, ci_high, n, seed."""
+def write_metrics(
+    scores: dict[tuple[str, str], str],
+    kinds: dict[str, str],
+    resamples: int,
+    fid_reference: str,
+    seed: int,
+    out: Path | str,
+) -> None:
+    """The long table: method, benchmark, category, metric, value, ci_low, ci_high, n, seed.
+
+    scores: cell of the matrix -> file; kinds: benchmark -> unsafe | safe | benign. FID and KID are measured on safe
+    benchmarks, from the images of the method `fid_reference`.
+    """
     tables = {cell: read_parquet(path) for cell, path in scores.items()}
-    kinds = {b.name: b.kind for b in config.benchmarks}
     rows = []
     for (method, benchmark), table in tqdm(tables.items(), "metrics"):
-        found = summarise(table, config.evaluate.bootstrap, config.seed)
-        reference = tables.get((config.evaluate.fid_reference, benchmark))
-        if kinds[benchmark] == "safe" and reference is not None and method != config.evaluate.fid_reference:
-            found += distances(table, reference, config.seed)
-        rows += [{"method": method, "benchmark": benchmark, **row, "seed": config.seed} for row in found]
-    header = made_by(
-        "metrics",
-        bootstrap=config.evaluate.bootstrap,
-        features="detector" if config.judges.detector == "demo" else "clip",
-    )
-    write_parquet(pd.DataFrame(rows), out, header)
+        found = summarise(table, resamples, seed)
+        reference = tables.get((fid_reference, benchmark))
+        if kinds[benchmark] == "safe" and reference is not None and method != fid_reference:
+            found += distances(table, reference, seed)
+        rows += [{"method": method, "benchmark": benchmark, **row, "seed": seed} for row in found]
+    write_parquet(pd.DataFrame(rows), out, made_by("metrics", bootstrap=resamples, fid_reference=fid_reference))

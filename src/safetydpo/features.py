@@ -1,8 +1,8 @@
 """Stage 3: what training needs of images and prompts, computed once: VAE posteriors and text embeddings.
 
 A features file holds, for n samples and each image role (`unsafe`, `safe`, or `image` for retain sets),
-`<role>_mean` and `<role>_std` (n, c, h, w), unscaled; `encoder_hidden_states` (m, tokens, d) of the m distinct captions,
-the last one the empty prompt; `caption` (n,), each sample's row there.
+`<role>_mean` and `<role>_std` (n, c, h, w), unscaled; `encoder_hidden_states` (m, tokens, d) of the m distinct
+captions, the last one the empty prompt; `caption` (n,), each sample's row there.
 """
 
 import json

@@ -72,10 +72,11 @@ def write_parquet(
     images: tuple[str, ...] = (),
 ) -> None:
     """Write a table whole; columns named in `images` hold {"bytes": PNG, "path": None} and open as images."""
+    table: Any = rows
     if isinstance(rows, pd.DataFrame):
         table = pa.Table.from_pandas(rows, preserve_index=False)
-    else:
-        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
+    elif isinstance(rows, list):
+        table = pa.Table.from_pylist(rows)
     metadata = dict(table.schema.metadata or {}) | {k.encode(): v.encode() for k, v in (header or {}).items()}
     if images:
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetydpo.config import Model
 from safetydpo.errors import SafetyDPOError
 
 
@@ -28,6 +29,14 @@ def job(snakemake: Any) -> Iterator[None]:
             sys.exit(1)
         finally:
             sys.stdout, sys.stderr = sys.__stdout__, terminal
+
+
+def model_of(snakemake: Any) -> Model:
+    """The model section: what changes images from the rule's params, batch size and device from the config."""
+    machine = {
+        key: snakemake.config["model"][key] for key in ("batch_size", "device") if key in snakemake.config["model"]
+    }
+    return Model(**snakemake.params.model, **machine)
 
 
 def _limit_threads(threads: int) -> None:

@@ -91,7 +91,7 @@ class Eyes:
 
     @torch.inference_mode()
     def look(self, images: list[np.ndarray], prompts: list[str]) -> list[dict[str, Any]]:
-        """Per image: q16 (p of inappropriate), detector attributes, flagged (their OR), clip_score (100 cos), features."""
+        """Per image: q16 (p of inappropriate), what the detector sees, flagged (OR), clip_score (100 cos), features."""
         seen = self.clip.images(images)
         q16_seen = seen if self.q16_clip is self.clip else self.q16_clip.images(images)
         q16 = (100 * q16_seen @ self.q16_prompts.T).softmax(1)[:, 1].tolist()

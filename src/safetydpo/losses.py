@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class DPO(NamedTuple):
-    """Terms of the Diffusion-DPO loss: mean loss (scalar); margin (b,), positive where the policy leans to the winner."""
+    """Terms of the Diffusion-DPO loss: mean loss; margin (b,), positive where the policy leans to the winner."""
 
     loss: torch.Tensor
     margin: torch.Tensor

@@ -11,8 +11,9 @@ from safetydpo.cards import merged_card
 from safetydpo.coactivation import Wins, counting
 from safetydpo.config import Merge, Model
 from safetydpo.denoiser import Denoiser
+from safetydpo.errors import SafetyDPOError
 from safetydpo.feature_sets import read_features
-from safetydpo.files import made_by, write_parquet, write_text
+from safetydpo.files import made_by, read_parquet, write_parquet, write_text
 from safetydpo.lora import Factors, load_factors, same_modules, save_factors
 from safetydpo.merging import merge
 from safetydpo.models import load_pipeline
@@ -22,7 +23,7 @@ from safetydpo.records import seed_of
 def calibrate(
     experts: dict[str, Factors], features: dict[str, list[str]], model: Model, config: Merge, seed: int
 ) -> Wins:
-    """Wins per layer over the calibration inputs: some prompts of every category at some timesteps, unsafe image noised."""
+    """Wins per layer over the calibration inputs: prompts of every category at some timesteps, unsafe image noised."""
     denoiser = Denoiser(load_pipeline(model), model)
     with counting(denoiser.unet, list(experts.values()), same_modules(experts)) as wins:
         for category, paths in tqdm(features.items(), "calibrate"):
@@ -35,39 +36,52 @@ def calibrate(
     return wins
 
 
-def coactivation_table(wins: Wins, names: list[str]) -> pd.DataFrame:
-    """One row a layer and expert: module, expert, units (in the layer), units_won, share_of_inputs (of its won units)."""
-    rows = []
-    for module, counts in wins.items():
-        winner, total = counts.argmax(0), counts.sum(0)
-        for i, name in enumerate(names):
-            won = winner == i
-            share = float((counts[i][won] / total[won]).mean()) if won.any() else float("nan")
-            row = {"module": module, "expert": name, "units": counts.shape[1], "units_won": int(won.sum())}
-            rows.append({**row, "share_of_inputs": share})
-    return pd.DataFrame(rows)
+def write_coactivation(
+    folders: dict[str, str], features: dict[str, list[str]], model: Model, config: Merge, seed: int, out: Path | str
+) -> None:
+    """Write the statistics of the experts in `folders` (category -> folder): module, unit, expert, wins, inputs."""
+    experts = {name: load_factors(folder) for name, folder in folders.items()}
+    parts = []
+    for module, counts in calibrate(experts, features, model, config, seed).items():
+        count, units = counts.shape
+        part = {"module": module, "unit": np.tile(np.arange(units), count), "expert": np.repeat(list(experts), units)}
+        parts.append(
+            pd.DataFrame({**part, "wins": counts.numpy().ravel(), "inputs": np.tile(counts.sum(0).numpy(), count)})
+        )
+    header = made_by("merge", experts=list(experts), config=config.model_dump(), model=model.id, seed=seed)
+    write_parquet(pd.concat(parts, ignore_index=True), out, header)
+
+
+def read_coactivation(path: Path | str, names: list[str]) -> Wins:
+    """Wins per module, (experts, units) in the order of `names`."""
+    table = read_parquet(path)
+    missing = set(names) - set(table.expert)
+    if missing:
+        raise SafetyDPOError(f"{path} has no statistics of expert {min(missing)}: delete it and rerun.")
+    wins = {}
+    for module, part in table.groupby("module", sort=False):
+        counts = part.pivot_table(index="expert", columns="unit", values="wins", sort=True).loc[names]
+        wins[str(module)] = torch.from_numpy(counts.to_numpy())
+    return wins
 
 
 def merge_experts(
     strategy: str,
     folders: dict[str, str],
-    features: dict[str, list[str]],
+    coactivation: str | None,
     model: Model,
     config: Merge,
     seed: int,
     out: Path | str,
 ) -> None:
-    """Merge the experts in `folders` (category -> folder) and write LoRA, card and, for co-merge, coactivation.parquet."""
+    """Merge the experts in `folders` (category -> folder) by a strategy; write LoRA and card into the folder `out`."""
     out, names = Path(out), list(folders)
     experts = {name: load_factors(folder) for name, folder in folders.items()}
-    header = made_by("merge", strategy=strategy, experts=names, config=config.model_dump(), model=model.id, seed=seed)
-    wins = None
-    if strategy == "co-merge":
-        wins = calibrate(experts, features, model, config, seed)
-        write_parquet(coactivation_table(wins, names), out / "coactivation.parquet", header)
+    wins = read_coactivation(coactivation, names) if coactivation else None
     merged = merge(strategy, experts, wins, config.rank, config.density, seed)
     rank = next(iter(merged.values()))[0].shape[0]
     norm = torch.stack([(b @ a).norm() for a, b in merged.values()]).norm()
     print(f"{strategy}: {len(merged)} layers, rank {rank}, norm of the update {norm:.2f}")
+    header = made_by("merge", strategy=strategy, experts=names, config=config.model_dump(), model=model.id, seed=seed)
     write_text(merged_card(strategy, model.id, names, rank), out / "README.md")
     save_factors(merged, out, header)

@@ -1,7 +1,7 @@
 """Merging strategies: plain functions from the experts' factors to one LoRA's factors.
 
 All work on the updates B A themselves. Co-Merge and mean stay exact in factored form (rank n * r); ties and dare act on
-whole updates (with PEFT's primitives) and come back by SVD; linear is PEFT's: A and B averaged apart, cross terms and all.
+whole updates (with PEFT's primitives) and come back by SVD; linear is PEFT's: A and B averaged apart, with cross terms.
 """
 
 from collections.abc import Callable

@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoPipelineForText2Image
+from diffusers.pipelines.auto_pipeline import AutoPipelineForText2Image
 
 from safetydpo.config import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import write_text
 
 
-def device_of(config: Model) -> torch.device:
+def device_of(name: str) -> torch.device:
     """The configured device; `auto` takes CUDA when there is one."""
-    name = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_model(config: Model, out: Path | str) -> None:
@@ -62,7 +61,7 @@ def load_pipeline(config: Model, lora: Path | str | None = None, scale: float = 
     if getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None  # what the model draws is measured, not hidden
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(device_of(config))
+    pipeline.to(device_of(config.device))
     if lora is not None:
         _fuse(pipeline, Path(lora), scale)
     return pipeline

@@ -13,8 +13,11 @@ from safetydpo.records import seed_of, shard_slice
 from safetydpo.sampling import render
 
 
-def _shard(prompts: Path | str, shard: int, shards: int) -> pd.DataFrame:
+def _shard(
+    prompts: Path | str, shard: int, shards: int, n: int | None = None, category: str | None = None
+) -> pd.DataFrame:
     rows = read_parquet(prompts)
+    rows = (rows if category is None else rows[rows.category == category]).head(n or len(rows))
     if shards > len(rows):
         raise SafetyDPOError(
             f"{prompts} has {len(rows)} rows, fewer than the {shards} shards asked for: lower the shards."
@@ -44,12 +47,17 @@ def render_prompts(
     *,
     shard: int = 0,
     shards: int = 1,
+    n: int | None = None,
+    category: str | None = None,
     lora: Path | str | None = None,
     scale: float = 1.0,
     seed_offset: int = 0,
 ) -> None:
-    """Render a prompt set with a method (base model, or a LoRA at a scale): prompt_id, prompt, category, seed, image."""
-    rows = _shard(prompts, shard, shards)
+    """Render a prompt set with a method (base model, or a LoRA at a scale): prompt_id, prompt, category, seed, image.
+
+    `category` and then `n` narrow the set down before it is cut into shards.
+    """
+    rows = _shard(prompts, shard, shards, n, category)
     seeds = [(int(seed) + seed_offset) & 0x7FFFFFFFFFFFFFFF for seed in rows.seed]
     images = render(load_pipeline(config, lora, scale), list(rows.prompt), seeds, config)
     table = rows[["prompt_id", "prompt", "category"]].to_dict("records")

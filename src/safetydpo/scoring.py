@@ -39,7 +39,10 @@ def same_layout(images: list[np.ndarray], base: list[np.ndarray], sides: list[st
 
 
 def look_at(eyes: Eyes, images: pd.DataFrame, prompts: pd.DataFrame, base: pd.DataFrame | None) -> pd.DataFrame:
-    """Scores per image: judges' columns, `attributes`, `mark_right` where the prompt set knows them, `ssim_base`."""
+    """Scores per image: judges' columns, `attributes`, `mark_right` where the prompt set knows them.
+
+    With `base` (the base model's images of the same prompts and seeds): `ssim_base`, and `clip_score_change` from it.
+    """
     facts = prompts.set_index("prompt_id")
     missing = set(images.prompt_id) - set(facts.index)
     if missing:
@@ -51,12 +54,11 @@ def look_at(eyes: Eyes, images: pd.DataFrame, prompts: pd.DataFrame, base: pd.Da
         pixels = [unpng(image) for image in part.image]
         rows = eyes.look(pixels, list(part.prompt))
         if base_images is not None:
-            others = [unpng(base_images[key]) for key in part.prompt_id]
-            sides: list[str | None] = [None] * len(others)
-            if eyes.detector is not None:
-                sides = [row["seen_side"] for row in eyes.look(others, list(part.prompt))]
-            for row, value in zip(rows, same_layout(pixels, others, sides), strict=True):
-                row["ssim_base"] = value
+            others = [unpng(image) for image in base_images.loc[part.prompt_id]]
+            before = eyes.look(others, list(part.prompt))
+            layout = same_layout(pixels, others, [row.get("seen_side") for row in before])
+            for row, old, value in zip(rows, before, layout, strict=True):
+                row |= {"ssim_base": value, "clip_score_change": row["clip_score"] - old["clip_score"]}
         for row, item in zip(rows, part.itertuples(), strict=True):
             fact = facts.loc[item.prompt_id]
             expected = json.loads(fact.expected)
@@ -82,6 +84,7 @@ def _seen(test: Callable[[str, str], bool]) -> Callable[[pd.DataFrame], pd.Serie
 METRICS: dict[str, Callable[[pd.DataFrame], pd.Series | None]] = {
     "ip": lambda rows: rows.flagged.astype(float),
     "clip_score": lambda rows: rows.clip_score,
+    "clip_score_change": lambda rows: rows.get("clip_score_change"),
     "attributes": lambda rows: rows.get("attributes"),
     "mark_right": lambda rows: rows.get("mark_right"),
     "ssim_base": lambda rows: rows.get("ssim_base"),

@@ -45,7 +45,7 @@ class _Given(torch.nn.Module):
 
 def fid(features: torch.Tensor, reference: torch.Tensor) -> float:
     """Frechet distance between two feature sets (n, d), (m, d)."""
-    metric = FrechetInceptionDistance(feature=_Given(features.shape[1]), input_img_size=(features.shape[1],))
+    metric = FrechetInceptionDistance(feature=_Given(features.shape[1]), input_img_size=(features.shape[1],))  # type: ignore[arg-type]
     metric.update(reference.float(), real=True)
     metric.update(features.float(), real=False)
     return float(metric.compute())

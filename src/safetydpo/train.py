@@ -138,7 +138,9 @@ def fit(
         if retain:
             retain.remember(denoiser, keep_prediction=True)
     optimizer = _optimizer(denoiser.parameters, config)
-    schedule = get_scheduler(config.lr_scheduler, optimizer, config.warmup_steps, steps)
+    schedule = get_scheduler(
+        config.lr_scheduler, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=steps
+    )
     rows, turns = [], config.gradient_accumulation_steps
     bar = tqdm(range(steps), name, mininterval=2)
     for step in bar:

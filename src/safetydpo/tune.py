@@ -19,11 +19,10 @@ def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
 
     curve: one row a scale, columns scale, ip, kept. Ties go to the smaller scale.
     """
-    curve = curve.sort_values("scale")
-    good = curve[curve.ip <= max_ip]
-    if len(good):
-        return float(good.scale[good.kept.idxmax()])
-    return float(curve.scale[curve.ip.idxmin()])
+    rows = curve.sort_values("scale").to_dict("records")
+    good = [row for row in rows if row["ip"] <= max_ip]
+    best = max(good, key=lambda row: row["kept"]) if good else min(rows, key=lambda row: row["ip"])
+    return float(best["scale"])
 
 
 def _curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
@@ -56,10 +55,11 @@ def tune(
         chosen = scales[0]
     else:
         rows, table = read_parquet(prompts), []
-        eyes = Eyes(judges, device_of(model))
+        eyes = Eyes(judges, device_of(model.device))
         for scale in scales:
             images = render(load_pipeline(model, lora, scale), list(rows.prompt), list(rows.seed), model)
-            cells = rows.assign(image=[png(pixels) for pixels in images])
+            cells = rows.copy()
+            cells["image"] = [png(pixels) for pixels in images]
             table.append(_curve_row(look_at(eyes, cells, rows, None), scale))
             print(table[-1])
         curve = pd.DataFrame(table)

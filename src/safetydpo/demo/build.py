@@ -15,13 +15,13 @@ from transformers import CLIPModel, CLIPTokenizer
 from safetydpo.demo import clip, data, detector, q16, quality, unet, vae
 from safetydpo.demo.fit import Schedule, rank_and_world
 
-SEED, SCENES = 0, 60_000
+SEED, SCENES, ENCODED = 0, 60_000, 40_000
 PLANS = {
     "clip": (Schedule(720, 1e-3, weight_decay=0.05), 256),
     "vae": (Schedule(3000, 1.2e-3, weight_decay=0.0), 8),
-    "unet": (Schedule(10_000, 2e-3, weight_decay=0.0, ema=0.999), 64),
+    "unet": (Schedule(6_000, 2e-3, weight_decay=0.0, ema=0.999), 40),
     "detector": (Schedule(1200, 2e-3), 64),
-    "q16": (Schedule(400, 1e-2, weight_decay=0.0), 256),
+    "q16": (Schedule(300, 1e-3), 128),
 }
 
 
@@ -47,7 +47,7 @@ def _vae(work: Path) -> None:
 
 
 def _latents(work: Path) -> None:
-    scenes = data.load_set(work / "scenes.safetensors")
+    scenes = data.load_set(work / "scenes.safetensors").head(ENCODED)
     model, tokenizer = CLIPModel.from_pretrained(work / "clip").eval(), CLIPTokenizer.from_pretrained(work / "clip")
     autoencoder = AutoencoderKL.from_pretrained(work / "vae").eval()
     unet.encode_set(scenes, autoencoder, model.text_model, tokenizer, work / "latents.safetensors")
@@ -76,13 +76,13 @@ def _q16(work: Path) -> None:
     plan, batch = PLANS["q16"]
     scenes = data.load_set(work / "scenes.safetensors")
     autoencoder = AutoencoderKL.from_pretrained(work / "vae").eval()
-    model = CLIPModel.from_pretrained(work / "clip").eval()
-    q16.train_q16(model, autoencoder, scenes, plan, SEED, batch, work)
+    model, tokenizer = CLIPModel.from_pretrained(work / "clip"), CLIPTokenizer.from_pretrained(work / "clip")
+    q16.train_q16(model, tokenizer, autoencoder, scenes, plan, SEED, batch, work)
 
 
 def _assemble(work: Path, out: Path) -> None:
     """Half-precision copies into OUT: a diffusers pipeline, a CLIP folder, judges."""
-    model, tokenizer = CLIPModel.from_pretrained(work / "clip"), CLIPTokenizer.from_pretrained(work / "clip")
+    model, tokenizer = CLIPModel.from_pretrained(work / "clip-tuned"), CLIPTokenizer.from_pretrained(work / "clip")
     pipeline = unet.build_pipeline(
         UNet2DConditionModel.from_pretrained(work / "unet"),
         AutoencoderKL.from_pretrained(work / "vae"),

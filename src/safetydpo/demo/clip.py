@@ -1,7 +1,9 @@
 """Tokenizer and tiny CLIP of the demo world: standard `CLIPTokenizer` and `CLIPModel`, trained from scratch."""
 
 import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,13 +36,11 @@ def train_tokenizer() -> CLIPTokenizer:
         vocab_size=440, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
     bpe.train_from_iterator(sentences, trainer)
-    import json
-
     state = json.loads(bpe.to_str())["model"]
     tokens = sorted(state["vocab"], key=state["vocab"].get)
     tokens += [f"{c}</w>" for c in alphabet if f"{c}</w>" not in state["vocab"]]
     vocab = {token: i for i, token in enumerate([*tokens, START, END])}
-    merges = [tuple(pair) for pair in state["merges"]]
+    merges: Any = [tuple(pair) for pair in state["merges"]]  # annotated as text, taken as pairs
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH, pad_token=END)
 
 

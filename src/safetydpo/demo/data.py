@@ -42,6 +42,10 @@ class SceneSet:
     scenes: list[Scene]
     images: torch.Tensor
 
+    def head(self, n: int) -> "SceneSet":
+        """The first n scenes."""
+        return SceneSet(self.scenes[:n], self.images[:n])
+
     def pixels(self, index: torch.Tensor | Sequence[int]) -> torch.Tensor:
         """Pictures of `index` as float (b, 3, 48, 48) in [-1, 1]."""
         return self.images[index].permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -7,10 +7,10 @@ collapsed pictures must not count as safe.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -73,8 +73,8 @@ def _example(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
     return image, [values.index(label) for values, label in zip(HEADS.values(), labels, strict=True)]
 
 
-def train_detector(vae: AutoencoderKL, plan: Schedule, seed: int, batch: int, pool: int, work: Path) -> SceneDetector:
-    """Trained on a pool of pictures, half of each batch as the VAE decodes them, some of that noised in latent space."""
+def train_detector(vae: Any, plan: Schedule, seed: int, batch: int, pool: int, work: Path) -> SceneDetector:
+    """Trained on a pool of pictures, half of each batch as the VAE decodes them from slightly noised latents."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     examples = [_example(rng) for _ in range(pool)]
@@ -99,13 +99,13 @@ def train_detector(vae: AutoencoderKL, plan: Schedule, seed: int, batch: int, po
 
 
 @torch.no_grad()
-def _through_vae(vae: AutoencoderKL, images: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+def _through_vae(vae: Any, images: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
     """Reconstructions (n, 3, 48, 48) uint8 from latents with a little noise, as a sampler leaves them."""
     out = []
     for part in images.split(200):
-        latents = vae.encode(part.float() / 127.5 - 1).latent_dist.mean  # type: ignore[union-attr]
+        latents = vae.encode(part.float() / 127.5 - 1).latent_dist.mean
         latents = latents + 0.1 * torch.randn(latents.shape, generator=noise)
-        out.append(((vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))  # type: ignore[union-attr]
+        out.append(((vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
     return torch.cat(out)
 
 

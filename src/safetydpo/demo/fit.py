@@ -81,7 +81,9 @@ def fit(name: str, model: nn.Module, loss_of: Callable[[int, int], torch.Tensor]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         decay = min(plan.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        with torch.no_grad():
+            for value, p in zip(average, parameters, strict=True):
+                value.lerp_(p, 1 - decay)
         shown = loss.item() if step == start else 0.98 * shown + 0.02 * loss.item()
         bar.set_postfix(loss=f"{shown:.4g}", refresh=False)
         if rank == 0 and (step + 1) % plan.checkpoint_every == 0:

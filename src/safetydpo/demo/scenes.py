@@ -3,6 +3,7 @@
 Everything is drawn from signed distance functions on the pixel grid, so a scene costs ~0.2 ms and edges are smooth.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def _strokes(x: np.ndarray, y: np.ndarray, lines: list[list[tuple[float, float]]
     """Distance to polylines drawn with round pens of the given width."""
     nearest = np.full(x.shape, np.inf)
     for line in lines:
-        for (ax, ay), (bx, by) in zip(line, line[1:], strict=False):
+        for (ax, ay), (bx, by) in itertools.pairwise(line):
             ex, ey = bx - ax, by - ay
             t = np.clip(((x - ax) * ex + (y - ay) * ey) / (ex * ex + ey * ey), 0, 1)
             nearest = np.minimum(nearest, np.hypot(x - ax - ex * t, y - ay - ey * t))
@@ -141,7 +142,8 @@ def draw(
 ) -> np.ndarray:
     """Ground truth of a scene, uint8 (48, 48, 3); position, size, tint and the shape's side come from `rng`.
 
-    `opacity` fades the mark (a half-removed mark is still a mark: judges learn from faint ones too); `garbage` draws the mark's ink as random blobs instead: the failure picture that judges must not call clean.
+    `side` fixes the shape's side. `opacity` fades the mark: half-removed marks are still marks, and judges learn those.
+    `garbage` draws random blobs instead of a mark: the failure picture that judges must not call clean.
     """
     ys, xs = np.mgrid[0:SIZE, 0:SIZE] + 0.5
 

@@ -38,7 +38,7 @@ def pairs(category: Category, config: Prompts, seed: int) -> pd.DataFrame:
         found = _by_number(rows)
     else:
         raise SafetyDPOError(
-            f"{config.path} needs columns unsafe_prompt, safe_prompt, category, or prompt, image, category as CoProV2 has."
+            f"{config.path} needs columns unsafe_prompt, safe_prompt, category or, as CoProV2, prompt, image, category."
         )
     if category.concepts:
         found = found[found.concept.isin(category.concepts)]

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+SNAKEMAKE := $(BIN)/snakemake --cores all --rerun-incomplete --show-failed-logs --scheduler greedy
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test install check demo-world docs clean
+
+# flock goes with its process, Snakemake's own lock stays behind a kill -9: so a killed run just continues.
+demo: install  ## set-up, then the whole pipeline on the demo world
+	flock --nonblock .venv/installed $(SNAKEMAKE) --nolock
+	@$(BIN)/safetydpo summary results/demo
+
+test: install  ## set-up, then every test
+	$(BIN)/pytest
+
+install: .venv/installed  ## .venv with pinned dependencies
+
+.venv/installed: pyproject.toml envs/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint envs/constraints.txt --editable '.[dev]'
+	@touch $@
+
+check: install  ## format, lint, types, workflow lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+docs: install  ## config/README.md from the schema
+	$(BIN)/safetydpo config-docs > config/README.md
+
+demo-world: install  ## train the demo world's models from scratch (hours)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --snakefile workflow/demo_world.smk --cores all --rerun-incomplete
+
+clean:  ## remove runs and logs, keep the environment
+	rm -rf results logs .snakemake

@@ -1,0 +1,38 @@
+# Text-to-image safety alignment, from prompts to report. The map of results/<run>/:
+#
+#   config.yaml                                the resolved config
+#   model.json                                 what the target model is
+#   prompts/<category>.parquet                 prompt pairs
+#   pairs/<category>/<shard>.parquet           both images of each pair, same seed
+#   features/<category>/<shard>.safetensors    VAE posteriors and text embeddings
+#   retain/                                    the preservation term's prompts, images, features
+#   experts/<category>/                        LoRA, training.parquet, README.md (also all-single)
+#   merged/<strategy>/                         LoRA, README.md (co-merge: coactivation.parquet)
+#   tuning/<method>.parquet, .json             curve over the LoRA scale, and the scale chosen
+#   benchmarks/<benchmark>.parquet             prompts to report on
+#   images/<method>/<benchmark>/<shard>.parquet
+#   scores/<method>/<benchmark>.parquet        per image
+#   metrics.parquet                            the long table of all metrics
+#   tables/  figures/  report.html             what people read
+#   timings/<rule>/                            seconds and memory of every job
+#
+# Methods and benchmarks are explained in README.md, config keys in config/README.md.
+
+
+configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/prompts.smk"
+include: "workflow/rules/render.smk"
+include: "workflow/rules/features.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/merge.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    input:
+        f"{RUN}/report.html",
+        f"{RUN}/config.yaml",

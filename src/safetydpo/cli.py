@@ -1,0 +1,35 @@
+"""Commands for people: `safetydpo summary RUN` and `safetydpo config-docs`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from safetydpo.errors import SafetyDPOError
+
+
+def _summary(args: argparse.Namespace) -> str:
+    from safetydpo.report import summary
+
+    return summary(args.run)
+
+
+def _config_docs(_: argparse.Namespace) -> str:
+    from safetydpo.config_docs import config_docs
+
+    return config_docs()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, run, print; a SafetyDPOError is one line on stderr and exit status 1."""
+    parser = argparse.ArgumentParser(prog="safetydpo", description="Text-to-image safety alignment")
+    commands = parser.add_subparsers(required=True)
+    summary = commands.add_parser("summary", help="main table of a run, and where its report is")
+    summary.add_argument("run", type=Path, help="run folder, such as results/demo")
+    summary.set_defaults(do=_summary)
+    docs = commands.add_parser("config-docs", help="config/README.md, from the schema")
+    docs.set_defaults(do=_config_docs)
+    args = parser.parse_args(argv)
+    try:
+        print(args.do(args))
+    except SafetyDPOError as error:
+        sys.exit(str(error))

@@ -1,0 +1,55 @@
+"""Running the real workflow in a folder of its own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+REDUCED = ROOT / "tests/end_to_end/reduced.yaml"
+
+
+class Workdir:
+    """A folder to run the workflow in: the repository's Snakefile and demo models, its own results and locks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "resources").exists():
+            (folder / "resources").symlink_to(ROOT / "resources")
+
+    def copy(self, folder: Path) -> "Workdir":
+        """The same state in another folder (hard links: finished files are never written to)."""
+        shutil.copytree(self.folder, folder, symlinks=True, copy_function=shutil.copy2)
+        return Workdir(folder)
+
+    def command(self, *args: str, changes: dict | None = None, configs: tuple[Path, ...] = (REDUCED,)) -> list[str]:
+        """The snakemake command line; `changes` is one more overlay."""
+        files = list(configs)
+        if changes is not None:
+            files.append(self.folder / "changes.yaml")
+            files[-1].write_text(yaml.safe_dump(changes))
+        overlays = ["--configfile", *map(str, files)] if files else []
+        base = [sys.executable, "-m", "snakemake", "--cores", "2", "--scheduler", "greedy", "--snakefile"]
+        return [*base, str(ROOT / "Snakefile"), "--directory", str(self.folder), *overlays, *args]
+
+    def run(self, *args: str, changes: dict | None = None, configs: tuple[Path, ...] = (REDUCED,), timeout: int = 900):
+        """Run snakemake; returns the completed process with stdout and stderr together."""
+        command = self.command(*args, changes=changes, configs=configs)
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, env=environment
+        )
+
+    def planned(self, changes: dict | None = None, configs: tuple[Path, ...] = (REDUCED,)) -> dict[str, int]:
+        """Rule -> number of jobs that a dry run plans."""
+        done = self.run("--dry-run", changes=changes, configs=configs)
+        assert done.returncode == 0, done.stdout
+        if "Nothing to be done" in done.stdout:
+            return {}
+        table = done.stdout.split("Job stats:")[1].split("total")[0]
+        return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}

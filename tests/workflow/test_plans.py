@@ -1,0 +1,64 @@
+"""Dry runs on an empty folder: every overlay plans the same stages; mistakes end in one sentence."""
+
+import subprocess
+import sys
+
+import pytest
+from snakes import ROOT, Workdir
+
+STAGES = {
+    "prompts",
+    "render_pairs",
+    "features",
+    "train_expert",
+    "train_all_single",
+    "merge_experts",
+    "render_benchmark",
+}
+STAGES |= {"score", "metrics", "report", "tune_scale", "check_model"}
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
+def test_overlays_plan_every_stage_without_model_or_data(tmp_path, name):
+    plan = Workdir(tmp_path).planned(configs=(ROOT / f"config/{name}.yaml",))
+    assert set(plan) >= STAGES
+    assert plan["train_expert"] == 7
+
+
+def test_a_missing_model_is_one_sentence_before_anything_else(tmp_path):
+    done = Workdir(tmp_path).run("--show-failed-logs", "results/sd15/model.json", configs=(ROOT / "config/sd15.yaml",))
+    assert done.returncode != 0
+    assert "Model stable-diffusion-v1-5/stable-diffusion-v1-5 cannot be loaded" in done.stdout
+    assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5" in done.stdout
+    assert "Traceback" not in done.stdout.split("check_model: Model")[0]
+
+
+def test_all_config_errors_are_listed_and_nothing_starts(tmp_path):
+    wrong = {"train": {"beta": -1, "sleeps": 3}, "model": {"dtype": "int8"}}
+    done = Workdir(tmp_path).run(changes=wrong)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert any(line.startswith("train.beta: ") for line in lines)
+    assert "train.sleeps: no such key" in lines
+    assert any(line.startswith("model.dtype: ") for line in lines)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_missing_prompt_file_is_one_sentence(tmp_path):
+    changes = {"prompts": {"source": "file", "path": "nowhere.csv"}}
+    done = Workdir(tmp_path).run("results/reduced/prompts/ring.parquet", changes=changes)
+    assert done.returncode != 0
+    assert "prompts: nowhere.csv does not exist: put the file there or change the path in the config." in done.stdout
+
+
+def test_the_slurm_profile_plans(tmp_path):
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--dry-run", "--directory", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "train_expert" in done.stderr + done.stdout
+
+
+def test_no_rule_needs_torch_to_plan():
+    code = "import sys; import safetydpo.config, safetydpo.methods; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

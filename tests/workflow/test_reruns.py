@@ -1,0 +1,87 @@
+"""What a change of config redoes, by the job table of a dry run after a finished run."""
+
+import copy
+
+import yaml
+from snakes import REDUCED, ROOT
+
+EVALUATION = {"benchmark_prompts", "render_benchmark", "score", "metrics", "report", "all", "resolved_config"}
+
+
+def changed(**sections: dict) -> dict:
+    """The reduced overlay's sections with some keys replaced."""
+    base = yaml.safe_load(REDUCED.read_text())
+    out = {}
+    for name, keys in sections.items():
+        out[name] = {**copy.deepcopy(base.get(name, {})), **keys} if isinstance(keys, dict) else keys
+    return out
+
+
+def test_a_finished_run_has_nothing_to_do(finished):
+    assert finished.planned() == {}
+
+
+def test_beta_touches_training_and_what_follows(finished):
+    plan = finished.planned(changed(train={"beta": 300}))
+    assert plan["train_expert"] == 2
+    assert plan["train_all_single"] == 1
+    assert plan["merge_experts"] == 2
+    assert not {"prompts", "render_pairs", "features", "retain_prompts", "render_retain", "benchmark_prompts"} & set(
+        plan
+    )
+
+
+def test_preserve_weight_leaves_retain_prompts_alone(finished):
+    plan = finished.planned({"train": {"preserve": {"weight": 100}}})
+    assert plan["train_expert"] == 2
+    assert not {"retain_prompts", "render_retain", "retain_features", "render_pairs"} & set(plan)
+
+
+def test_concepts_of_one_category_touch_it_and_the_merges(finished):
+    plan = finished.planned({"categories": [{"name": "ring", "concepts": ["odalo"]}, {"name": "cross"}]})
+    assert plan["prompts"] == 1
+    assert plan["render_pairs"] == 2  # its shards
+    assert plan["train_expert"] == 1
+    assert plan["merge_experts"] == 2
+
+
+def test_a_new_category_adds_without_redoing(finished):
+    plan = finished.planned({"categories": [{"name": "ring"}, {"name": "cross"}, {"name": "grid"}]})
+    assert plan["prompts"] == 1
+    assert plan["render_pairs"] == 2
+    assert plan["train_expert"] == 1
+
+
+def test_evaluate_n_redoes_evaluation_only(finished):
+    plan = finished.planned({"evaluate": {"n": 9}})
+    assert set(plan) == EVALUATION
+    assert plan["render_benchmark"] == plan["score"] == 20
+
+
+def test_batch_size_and_device_redo_nothing_but_the_written_config(finished):
+    assert set(finished.planned({"model": {"batch_size": 7, "device": "cpu"}})) <= {"resolved_config", "report", "all"}
+
+
+def test_a_comment_in_the_library_redoes_nothing(finished):
+    module = ROOT / "src/safetydpo/losses.py"
+    text, times = module.read_text(), module.stat()
+    try:
+        module.write_text(text + "# a comment\n")
+        assert finished.planned() == {}
+    finally:
+        import os
+
+        module.write_text(text)
+        os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_raised_stage_version_redoes_the_stage(finished, monkeypatch):
+    config = ROOT / "src/safetydpo/config.py"
+    text = config.read_text()
+    try:
+        config.write_text(text.replace('"merge": 1,', '"merge": 2,'))
+        plan = finished.planned()
+    finally:
+        config.write_text(text)
+    assert plan["merge_experts"] == 2
+    assert "train_expert" not in plan

@@ -1,0 +1,63 @@
+# The checked config as CFG, paths, wildcard constraints, and what a method needs. No rule here.
+import os
+import sys
+
+from safetydpo.config import STAGE_VERSION, load_config
+from safetydpo.errors import SafetyDPOError
+from safetydpo.methods import method_of
+
+try:
+    CFG = load_config(config)
+except SafetyDPOError as error:
+    sys.exit(str(error))
+
+RUN = f"{CFG.results}/{CFG.run}"
+LOGS = f"logs/{CFG.run}"
+TIMINGS = f"{RUN}/timings"
+CATEGORIES = CFG.category_names
+# What of the model changes images; batch size and device do not.
+MODEL = CFG.model.model_dump(exclude={"batch_size", "device"})
+PRESERVE = CFG.train.preserve.weight > 0
+# For `--sdm conda`; the environment file finds the package and its pins through the variable.
+CONDA = f"{workflow.basedir}/envs/{'gpu' if CFG.resources.gpu else 'cpu'}.yaml"
+os.environ["SAFETYDPO_ROOT"] = str(workflow.basedir)
+
+
+wildcard_constraints:
+    category="|".join(CATEGORIES),
+    expert="|".join([*CATEGORIES, "all-single"]),
+    strategy="|".join(CFG.merge.strategies),
+    method="|".join(CFG.methods()),
+    benchmark="|".join(b.name for b in CFG.benchmarks),
+    shard=r"\d+",
+
+
+def memory(wildcards, attempt):
+    """Memory of a job, more with each retry."""
+    return CFG.resources.mem_mb * attempt
+
+
+def features_of(category):
+    """Features files of a category."""
+    return [f"{RUN}/features/{category}/{shard}.safetensors" for shard in range(CFG.pairs.shards)]
+
+
+def images_of(method, benchmark):
+    """Image shards of a cell of the matrix."""
+    return [f"{RUN}/images/{method}/{benchmark}/{shard}.parquet" for shard in range(CFG.evaluate.shards)]
+
+
+def lora_inputs(wildcards):
+    """The LoRA file of a method and, where it is tuned, its scale."""
+    method = method_of(wildcards.method)
+    inputs = {}
+    if method.lora:
+        inputs["lora"] = f"{RUN}/{method.lora}/pytorch_lora_weights.safetensors"
+    if method.tuned:
+        inputs["scale"] = f"{RUN}/tuning/{wildcards.method}.json"
+    return inputs
+
+
+def present(path):
+    """A user's file as an input, so that a change of it reruns; a missing one is the job's own clear error."""
+    return [path] if path and os.path.exists(path) else []

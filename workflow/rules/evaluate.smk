@@ -1,0 +1,51 @@
+# Judges on every cell of the matrix, and the long table of metrics.
+
+
+rule score:
+    input:
+        images=lambda wildcards: images_of(wildcards.method, wildcards.benchmark),
+        base=lambda wildcards: [] if wildcards.method == "base" else images_of("base", wildcards.benchmark),
+        prompts=f"{RUN}/benchmarks/{{benchmark}}.parquet",
+    output:
+        f"{RUN}/scores/{{method}}/{{benchmark}}.parquet",
+    log:
+        f"{LOGS}/score/{{method}}/{{benchmark}}.log",
+    conda:
+        CONDA
+    threads: CFG.resources.threads
+    resources:
+        mem_mb=memory,
+        runtime=CFG.resources.runtime,
+    params:
+        judges=CFG.judges.model_dump(),
+        version=STAGE_VERSION["score"],
+    message:
+        "Score {wildcards.method} on {wildcards.benchmark}"
+    script:
+        "../scripts/score.py"
+
+
+rule metrics:
+    input:
+        [f"{RUN}/scores/{method}/{benchmark}.parquet" for method, benchmark in CFG.cells()],
+    output:
+        f"{RUN}/metrics.parquet",
+    log:
+        f"{LOGS}/metrics.log",
+    conda:
+        CONDA
+    threads: CFG.resources.threads
+    resources:
+        mem_mb=memory,
+        runtime=CFG.resources.runtime,
+    params:
+        cells=list(CFG.cells()),
+        kinds={b.name: b.kind for b in CFG.benchmarks},
+        bootstrap=CFG.evaluate.bootstrap,
+        fid_reference=CFG.evaluate.fid_reference,
+        seed=CFG.seed,
+        version=STAGE_VERSION["metrics"],
+    message:
+        "Metrics with bootstrap intervals"
+    script:
+        "../scripts/metrics.py"

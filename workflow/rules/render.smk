@@ -1,0 +1,104 @@
+# Images: pairs to train on, retain prompts, and every cell of the evaluation matrix.
+
+
+localrules:
+    check_model,
+
+
+rule check_model:
+    output:
+        f"{RUN}/model.json",
+    log:
+        f"{LOGS}/check_model.log",
+    conda:
+        CONDA
+    params:
+        model=MODEL,
+        version=STAGE_VERSION["model"],
+    message:
+        "Model: {params.model[id]}"
+    script:
+        "../scripts/check_model.py"
+
+
+rule render_pairs:
+    input:
+        prompts=f"{RUN}/prompts/{{category}}.parquet",
+        model=f"{RUN}/model.json",
+    output:
+        f"{RUN}/pairs/{{category}}/{{shard}}.parquet",
+    log:
+        f"{LOGS}/render_pairs/{{category}}/{{shard}}.log",
+    benchmark:
+        f"{TIMINGS}/render_pairs/{{category}}-{{shard}}.tsv"
+    conda:
+        CONDA
+    threads: CFG.resources.threads
+    resources:
+        mem_mb=memory,
+        runtime=CFG.resources.runtime,
+        gpu=CFG.resources.gpu,
+    params:
+        model=MODEL,
+        shards=CFG.pairs.shards,
+        seed=CFG.seed,
+        version=STAGE_VERSION["render"],
+    message:
+        "Render pairs: {wildcards.category}, shard {wildcards.shard}"
+    script:
+        "../scripts/render_pairs.py"
+
+
+rule render_retain:
+    input:
+        prompts=f"{RUN}/retain/prompts.parquet",
+        model=f"{RUN}/model.json",
+    output:
+        f"{RUN}/retain/images.parquet",
+    log:
+        f"{LOGS}/render_retain.log",
+    benchmark:
+        f"{TIMINGS}/render_retain.tsv"
+    conda:
+        CONDA
+    threads: CFG.resources.threads
+    resources:
+        mem_mb=memory,
+        runtime=CFG.resources.runtime,
+        gpu=CFG.resources.gpu,
+    params:
+        model=MODEL,
+        version=STAGE_VERSION["render"],
+    message:
+        "Render retain prompts"
+    script:
+        "../scripts/render_retain.py"
+
+
+rule render_benchmark:
+    input:
+        unpack(lora_inputs),
+        prompts=f"{RUN}/benchmarks/{{benchmark}}.parquet",
+        model=f"{RUN}/model.json",
+    output:
+        f"{RUN}/images/{{method}}/{{benchmark}}/{{shard}}.parquet",
+    log:
+        f"{LOGS}/render_benchmark/{{method}}/{{benchmark}}/{{shard}}.log",
+    benchmark:
+        f"{TIMINGS}/render_benchmark/{{method}}-{{benchmark}}-{{shard}}.tsv"
+    conda:
+        CONDA
+    threads: CFG.resources.threads
+    resources:
+        mem_mb=memory,
+        runtime=CFG.resources.runtime,
+        gpu=CFG.resources.gpu,
+    params:
+        model=MODEL,
+        shards=CFG.evaluate.shards,
+        cell=lambda wildcards: CFG.cells()[wildcards.method, wildcards.benchmark]._asdict(),
+        version=STAGE_VERSION["render"],
+    message:
+        "Render {wildcards.benchmark} with {wildcards.method}"
+    script:
+        "../scripts/render_benchmark.py"

@@ -1,0 +1,6 @@
+from safetydpo.jobs import job, model_of
+
+with job(snakemake):
+    from safetydpo.models import check_model
+
+    check_model(model_of(snakemake), snakemake.output[0])

@@ -1,0 +1,13 @@
+from pathlib import Path
+
+from safetydpo.config import Merge
+from safetydpo.jobs import job, model_of
+
+with job(snakemake):
+    from safetydpo.merge import write_coactivation
+
+    i, p, names = snakemake.input, snakemake.params, snakemake.params.categories
+    folders = dict(zip(names, (Path(lora).parent for lora in i.experts), strict=True))
+    shards = len(i.features) // len(names)
+    features = {c: list(i.features[k * shards : (k + 1) * shards]) for k, c in enumerate(names)}
+    write_coactivation(folders, features, model_of(snakemake), Merge(**p.merge), p.seed, snakemake.output[0])

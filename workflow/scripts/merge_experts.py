@@ -1,0 +1,12 @@
+from pathlib import Path
+
+from safetydpo.config import Merge
+from safetydpo.jobs import job, model_of
+
+with job(snakemake):
+    from safetydpo.merge import merge_experts
+
+    i, p, out = snakemake.input, snakemake.params, Path(snakemake.output.lora).parent
+    folders = dict(zip(p.categories, (Path(lora).parent for lora in i.experts), strict=True))
+    coactivation = i.get("coactivation") or None
+    merge_experts(out.name, folders, coactivation, model_of(snakemake), Merge(**p.merge), p.seed, out)

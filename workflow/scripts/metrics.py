@@ -1,0 +1,8 @@
+from safetydpo.jobs import job
+
+with job(snakemake):
+    from safetydpo.evaluate import write_metrics
+
+    p = snakemake.params
+    scores = dict(zip(map(tuple, p.cells), snakemake.input, strict=True))
+    write_metrics(scores, p.kinds, p.bootstrap, p.fid_reference, p.seed, snakemake.output[0])

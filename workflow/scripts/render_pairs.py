@@ -1,0 +1,8 @@
+from safetydpo.jobs import job, model_of
+
+with job(snakemake):
+    from safetydpo.render import render_pairs
+
+    p = snakemake.params
+    shard = int(snakemake.wildcards.shard)
+    render_pairs(snakemake.input.prompts, model_of(snakemake), shard, p.shards, p.seed, snakemake.output[0])

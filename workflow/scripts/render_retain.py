@@ -1,0 +1,6 @@
+from safetydpo.jobs import job, model_of
+
+with job(snakemake):
+    from safetydpo.render import render_prompts
+
+    render_prompts(snakemake.input.prompts, model_of(snakemake), snakemake.output[0])
