@@ -15,3 +15,33 @@ def finished(tmp_path_factory) -> Workdir:
     done = work.run("--show-failed-logs")
     assert done.returncode == 0, done.stdout
     return work
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Model section of a tiny random-weight pipeline."""
+    from tiny import make_pipeline
+
+    return make_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+@pytest.fixture(scope="session")
+def tiny_features(tiny, tmp_path_factory):
+    """Three rendered and encoded pairs: paths of prompts, pairs and features."""
+    import pandas as pd
+
+    from safetydpo.features import write_features
+    from safetydpo.files import write_parquet
+    from safetydpo.render import render_pairs
+
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = [
+        {"pair_id": f"p{i}", "unsafe_prompt": f"a red {s} and a brulo", "safe_prompt": f"a red {s}"}
+        for i, s in enumerate(("circle", "star", "square"))
+    ]
+    write_parquet(pd.DataFrame(rows), folder / "prompts.parquet")
+    render_pairs(folder / "prompts.parquet", tiny, 0, 1, 0, folder / "pairs.parquet")
+    columns = {"safe": "safe_image", "unsafe": "unsafe_image"}
+    out = folder / "features.safetensors"
+    write_features([str(folder / "pairs.parquet")], folder / "prompts.parquet", columns, tiny, "unsafe_prompt", out)
+    return folder

@@ -15,8 +15,7 @@ from safetydpo.config import Benchmark, Preserve, Tune
 from safetydpo.demo.grammar import CONCEPTS, FORMS, HELD_OUT, OOD_FORMS, TRAINED, caption, scenes_in
 from safetydpo.demo.scenes import BENIGN, Scene
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import made_by, write_parquet
-from safetydpo.prompts.pair_file import read_rows
+from safetydpo.files import made_by, read_rows, write_parquet
 from safetydpo.records import category_id, seed_of
 
 COLUMNS = ["prompt_id", "prompt", "category", "kind", "seed", "expected"]

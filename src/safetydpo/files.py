@@ -101,6 +101,19 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> pd.DataF
         raise SafetyDPOError(f"{path} is not a whole Parquet file ({reason}): delete it and rerun snakemake.") from None
 
 
+def read_rows(path: Path | str) -> pd.DataFrame:
+    """A csv (RFC 4180) or Parquet as text columns."""
+    path = Path(path)
+    if not path.exists():
+        raise SafetyDPOError(f"{path} does not exist: put the file there or change the path in the config.")
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise SafetyDPOError(f"{path} is not a readable csv ({str(error).strip()}).") from None
+
+
 def write_safetensors(tensors: "dict[str, torch.Tensor]", path: Path | str, header: dict[str, str]) -> None:
     """Write tensors whole."""
     from safetensors.torch import save_file

@@ -1,28 +1,13 @@
 """Prompt pairs from a csv or Parquet: one row a pair, or CoProV2's layout with two rows that share a number."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from safetydpo.config import Category, Prompts
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_parquet
+from safetydpo.files import read_rows
 from safetydpo.records import category_id
 
 IMAGE_NAME = r"^([us])_idx_(\d+)_0\.jpg$"
-
-
-def read_rows(path: Path | str) -> pd.DataFrame:
-    """A csv (RFC 4180) or Parquet as text columns."""
-    path = Path(path)
-    if not path.exists():
-        raise SafetyDPOError(f"{path} does not exist: put the file there or change the path in the config.")
-    if path.suffix == ".parquet":
-        return read_parquet(path)
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise SafetyDPOError(f"{path} is not a readable csv ({str(error).strip()}).") from None
 
 
 def pairs(category: Category, config: Prompts, seed: int) -> pd.DataFrame:

@@ -1,0 +1,107 @@
+"""Wrong configs end in one line a key."""
+
+import copy
+
+import pytest
+import yaml
+from snakes import ROOT
+
+from safetydpo.config import load_config
+from safetydpo.config_docs import config_docs
+from safetydpo.errors import SafetyDPOError
+
+DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+MATRIX = [{"methods": ["base"], "benchmarks": ["test"]}]
+
+
+def with_value(path: str, value) -> dict:
+    config = copy.deepcopy(DEFAULT)
+    *sections, key = path.split(".")
+    place = config
+    for section in sections:
+        place = place[section]
+    place[key] = value
+    return config
+
+
+WRONG = [
+    ("train.bata", 1, "train.bata: no such key"),
+    ("trian", {}, "trian: no such key"),
+    ("train.beta", 0, "train.beta: Input should be greater than 0 (got 0)"),
+    (
+        "train.beta",
+        "high",
+        "train.beta: Input should be a valid number, unable to parse string as a number (got 'high')",
+    ),
+    ("train.steps", 0, "train.steps: Input should be greater than or equal to 1 (got 0)"),
+    ("train.rank", 2.5, "train.rank: Input should be a valid integer, got a number with a fractional part (got 2.5)"),
+    ("train.optimizer", "sgd", "train.optimizer: Input should be 'adamw' or 'adafactor' (got 'sgd')"),
+    ("train.caption_dropout", 1.5, "train.caption_dropout: Input should be less than or equal to 1 (got 1.5)"),
+    ("model.height", 50, "model.height: Input should be a multiple of 8 (got 50)"),
+    ("model.id", "", "model.id: String should have at least 1 character (got '')"),
+    ("model.device", "tpu", "model.device: String should match pattern '^(auto|cpu|cuda(:\\d+)?)$' (got 'tpu')"),
+    ("run", "My Run", "run: String should match pattern '^[a-z0-9]+(-[a-z0-9]+)*$' (got 'My Run')"),
+    ("categories", [], "categories: List should have at least 1 item after validation, not 0 (got 'list')"),
+    ("categories", [{"name": "ring"}, {"name": "ring"}], "categories: `ring` is listed twice"),
+    (
+        "categories",
+        [{"name": "all-single"}],
+        "categories: `all-single` is the name of a method; call the category otherwise",
+    ),
+    ("prompts.source", "gpt", "prompts.source: Input should be 'demo' or 'file' (got 'gpt')"),
+    ("prompts.source", "file", "prompts: source `file` needs prompts.path, a csv or Parquet with prompt pairs"),
+    ("pairs.shards", 49, "pairs.shards: 49 is more than the 48 pairs (prompts.pairs)"),
+    ("merge.calibration_timesteps", [1000], "merge.calibration_timesteps.0: Input should be less than or equal to 999"),
+    ("merge.strategies", ["sum"], "merge.strategies.0: Input should be 'co-merge', 'mean', 'linear', 'ties' or 'dare'"),
+    ("evaluate.matrix", [{"methods": ["esd"], "benchmarks": ["test"]}], "evaluate.matrix.0.methods: no method `esd`"),
+    (
+        "evaluate.matrix",
+        [{"methods": ["base"], "benchmarks": ["i2p"]}],
+        "evaluate.matrix.0.benchmarks: no benchmark `i2p`",
+    ),
+    ("evaluate.fid_reference", "coco", "evaluate.fid_reference: no method `coco`"),
+    ("resources.mem_mb", 100, "resources.mem_mb: Input should be greater than or equal to 500 (got 100)"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "line"), WRONG, ids=[f"{p}={v}"[:40] for p, v, _ in WRONG])
+def test_a_wrong_value_is_one_line(path, value, line):
+    with pytest.raises(SafetyDPOError) as error:
+        load_config(with_value(path, value))
+    lines = [text.strip() for text in str(error.value).splitlines()[1:]]
+    assert len(lines) == 1
+    assert lines[0].startswith(line)
+
+
+def test_a_missing_section_is_named():
+    config = {k: v for k, v in DEFAULT.items() if k != "judges"}
+    with pytest.raises(SafetyDPOError, match=r"^Config errors:\n  judges: missing$"):
+        load_config(config)
+
+
+def test_all_errors_come_at_once():
+    config = with_value("train.beta", -1)
+    config["model"]["width"] = 7
+    config["spare"] = 1
+    with pytest.raises(SafetyDPOError) as error:
+        load_config(config)
+    assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == [
+        "model.width",
+        "train.beta",
+        "spare",
+    ]
+
+
+def test_numbers_may_come_as_text():
+    assert load_config(with_value("train.learning_rate", "1e-4")).train.learning_rate == 1e-4
+
+
+def test_a_cell_of_the_matrix_knows_its_prompts():
+    cells = load_config(DEFAULT).cells()
+    assert cells["expert-ring", "test"].category == "ring"
+    assert cells["expert-ring", "safe"] == ("expert-ring", "safe", 84, None)
+    assert cells["base", "test"].n is None
+
+
+def test_the_config_page_is_the_schemas():
+    assert (ROOT / "config/README.md").read_text() == config_docs() + "\n"  # else: make docs

@@ -1,0 +1,49 @@
+"""Intervals and distances against closed forms."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from safetydpo.statistics import bootstrap_distance, bootstrap_mean, fid, kid
+from safetydpo.tune import choose_scale
+
+
+def test_a_constant_has_no_spread():
+    assert bootstrap_mean(np.full(50, 0.25), 200, 0) == (0.25, 0.25, 0.25, 50)
+
+
+def test_the_interval_of_a_share_is_the_binomial_one():
+    estimate = bootstrap_mean(np.repeat([0.0, 1.0], [320, 80]), 4000, 0)
+    half = 1.96 * (0.2 * 0.8 / 400) ** 0.5  # 0.0392
+    assert estimate.value == 0.2
+    assert estimate.ci_low == pytest.approx(0.2 - half, abs=0.006)
+    assert estimate.ci_high == pytest.approx(0.2 + half, abs=0.006)
+
+
+def test_fid_of_two_gaussians():
+    # |mu1 - mu2|^2 + tr(S1 + S2 - 2 sqrt(S1 S2)) with mu (0, 0) and (3, 0), S = I and 4 I: 9 + 2 * (1 + 4 - 4) = 11
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, 2, generator=rng)
+    y = 2 * torch.randn(20_000, 2, generator=rng) + torch.tensor([3.0, 0.0])
+    assert fid(x, y) == pytest.approx(11, rel=0.03)
+
+
+def test_kid_is_zero_for_one_distribution_and_grows_with_a_shift():
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(600, 4, generator=rng), torch.randn(600, 4, generator=rng)
+    assert abs(kid(x, y)) < 0.05
+    assert kid(x + 1, y) > 0.5
+
+
+def test_the_interval_of_a_distance_holds_its_value():
+    rng = np.random.default_rng(0)
+    estimate = bootstrap_distance(fid, rng.normal(size=(80, 4)).astype("f"), rng.normal(size=(80, 4)).astype("f"), 0)
+    assert estimate.ci_low < estimate.value < estimate.ci_high
+    assert estimate.n == 80
+
+
+def test_the_scale_with_the_best_rest_below_the_limit_wins():
+    curve = pd.DataFrame({"scale": [1.0, 0.5, 2.0, 1.5], "ip": [0.02, 0.3, 0.0, 0.01], "kept": [0.8, 0.99, 0.5, 0.8]})
+    assert choose_scale(curve, max_ip=0.02) == 1.0  # 0.5 is too unsafe, 1.5 as good and larger
+    assert choose_scale(curve.assign(ip=[0.2, 0.3, 0.1, 0.4]), max_ip=0.02) == 2.0  # none is safe: the safest

@@ -1,0 +1,115 @@
+"""The training step on a tiny pipeline of random weights."""
+
+import math
+
+import pytest
+import torch
+from tiny import make_pipeline, train_config
+
+from safetydpo.denoiser import Denoiser
+from safetydpo.errors import SafetyDPOError
+from safetydpo.feature_sets import read_features
+from safetydpo.files import read_parquet
+from safetydpo.lora import load_factors
+from safetydpo.models import load_pipeline
+from safetydpo.train import PAIR_ROLES, Samples, train_expert, train_step
+
+
+@pytest.fixture
+def denoiser(tiny):
+    made = Denoiser(load_pipeline(tiny), tiny)
+    made.add_adapter(train_config(), seed=0)
+    return made
+
+
+@pytest.fixture
+def features(tiny, tiny_features):
+    return read_features([tiny_features / "features.safetensors"], tiny.id)
+
+
+def samples(features, config):
+    return Samples(features, PAIR_ROLES, config.batch_size, config, seed=0)
+
+
+def test_the_first_loss_is_ln_2(denoiser, features):
+    config = train_config(beta=5000)
+    terms = train_step(denoiser, samples(features, config), None, 0, config)
+    assert terms["dpo_loss"].item() == pytest.approx(math.log(2), abs=1e-6)
+    assert terms["winner_error"].item() == pytest.approx(terms["reference_winner_error"].item(), abs=1e-6)
+
+
+def test_adapters_are_on_again_after_an_error(denoiser, features):
+    layer = next(m for m in denoiser.unet.modules() if hasattr(m, "disable_adapters"))
+
+    def fail():
+        with denoiser.without_adapters():
+            assert layer.disable_adapters
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
+    assert not layer.disable_adapters
+
+
+def test_both_images_of_a_pair_share_noise_and_timestep(denoiser, features):
+    batch = denoiser.noised(features, PAIR_ROLES, [0, 1], [11, 12])
+    assert torch.equal(batch.timesteps[:2], batch.timesteps[2:])
+    assert torch.equal(batch.target[:2], batch.target[2:])  # epsilon: the target is the noise
+    assert not torch.equal(batch.noisy_latents[:2], batch.noisy_latents[2:])
+
+
+def test_noisy_latents_and_velocity_follow_the_formula(features, tmp_path):
+    model = make_pipeline(tmp_path / "v", "v_prediction")
+    denoiser = Denoiser(load_pipeline(model), model)
+    features.tensors["safe_std"] = torch.zeros_like(features.tensors["safe_std"])  # no posterior draw
+    batch = denoiser.noised(features, ("safe",), [1], [5], timestep=400)
+    x0 = features.tensors["safe_mean"][1] * 0.18215
+    # DDPM's cumulative product by hand: betas are squares of a line from sqrt(0.00085) to sqrt(0.012)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    abar = torch.prod(1 - betas[:401]).float()
+    noise = (batch.noisy_latents[0] - abar.sqrt() * x0) / (1 - abar).sqrt()
+    assert noise.std().item() == pytest.approx(1, abs=0.25)
+    assert torch.allclose(batch.target[0], abar.sqrt() * noise - (1 - abar).sqrt() * x0, atol=1e-4)
+
+
+def test_cached_reference_equals_the_exact_one(denoiser, features):
+    config = train_config(reference="cached", draws=3)
+    pairs = samples(features, config)
+    pairs.remember(denoiser, keep_prediction=False)
+    known = train_step(denoiser, pairs, None, 4, config)
+    pairs.known = None
+    exact = train_step(denoiser, pairs, None, 4, config)
+    assert known["reference_loser_error"].item() == pytest.approx(exact["reference_loser_error"].item(), rel=1e-5)
+
+
+def test_an_epoch_sees_every_pair_and_fewer_pairs_than_a_batch_go_round(features):
+    pairs = samples(features, train_config(batch_size=3))
+    assert sorted(pairs.pick(0)[0]) == sorted(pairs.pick(1)[0]) == [0, 1, 2]
+    assert sorted(samples(features, train_config(batch_size=6)).pick(0)[0]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_caption_dropout_uses_the_empty_prompt(denoiser, features):
+    pairs = samples(features, train_config(caption_dropout=1.0))
+    batch = pairs.noised(denoiser, [0], [3])
+    empty = features.tensors["encoder_hidden_states"][-1]
+    assert torch.equal(batch.condition["encoder_hidden_states"][0], empty)
+
+
+def test_a_loss_that_is_not_finite_names_the_pairs(denoiser, features):
+    features.tensors["safe_mean"][1] = torch.inf
+    config = train_config(batch_size=3)
+    with pytest.raises(SafetyDPOError, match=r"not finite at batch 0 \(pairs .*p1"):
+        train_step(denoiser, samples(features, config), None, 0, config)
+
+
+def test_the_same_seed_trains_the_same_expert(tiny, tiny_features, tmp_path):
+    paths = [str(tiny_features / "features.safetensors")]
+    for name in ("a", "b"):
+        train_expert(paths, None, tiny, train_config(), steps=3, seed=1, name="ring", out=tmp_path / name)
+    first, second = load_factors(tmp_path / "a"), load_factors(tmp_path / "b")
+    assert all(torch.equal(x, y) for m in first for x, y in zip(first[m], second[m], strict=True))
+    assert any(b.abs().max() > 0 for _, b in first.values())
+    log = read_parquet(tmp_path / "a/training.parquet")
+    assert list(log.step) == [0, 1, 2]
+    assert log.dpo_loss[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert "pipe.load_lora_weights" in (tmp_path / "a/README.md").read_text()
