@@ -43,7 +43,12 @@ def make_pipeline(folder: Path, prediction_type: str = "epsilon") -> Model:
         sample_size=16,
     )
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        steps_offset=1,
     )
     StableDiffusionPipeline(
         vae=vae,

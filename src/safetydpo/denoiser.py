@@ -10,10 +10,10 @@ from diffusers import DDPMScheduler
 from peft import LoraConfig, get_peft_model_state_dict
 
 from safetydpo.config import Model, Train
+from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.feature_sets import Features
 from safetydpo.lora import Factors
-from safetydpo.models import device_of
 
 
 @dataclass

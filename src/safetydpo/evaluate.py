@@ -9,10 +9,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from safetydpo.config import Judges
+from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import made_by, read_parquet, write_parquet
 from safetydpo.judges import Eyes
-from safetydpo.models import device_of
 from safetydpo.scoring import METRICS, look_at
 from safetydpo.statistics import Estimate, bootstrap_distance, bootstrap_mean, fid, kid
 

@@ -5,16 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.pipelines.auto_pipeline import AutoPipelineForText2Image
+from diffusers import DiffusionPipeline
 
 from safetydpo.config import Model
+from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import write_text
-
-
-def device_of(name: str) -> torch.device:
-    """The configured device; `auto` takes CUDA when there is one."""
-    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_model(config: Model, out: Path | str) -> None:
@@ -49,7 +45,7 @@ def load_pipeline(config: Model, lora: Path | str | None = None, scale: float = 
             f"Model folder {config.id} has no model_index.json: set model.id to a diffusers folder or hub id."
         )
     try:
-        pipeline = AutoPipelineForText2Image.from_pretrained(
+        pipeline = DiffusionPipeline.from_pretrained(
             config.id, dtype=getattr(torch, config.dtype), use_safetensors=True
         )
     except (OSError, ValueError) as error:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from safetydpo.config import Judges, Model, Tune
+from safetydpo.devices import device_of
 from safetydpo.files import made_by, read_parquet, write_parquet, write_text
 from safetydpo.images import png
 from safetydpo.judges import Eyes
-from safetydpo.models import device_of, load_pipeline
+from safetydpo.models import load_pipeline
 from safetydpo.sampling import render
 from safetydpo.scoring import METRICS, look_at
 

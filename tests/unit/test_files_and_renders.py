@@ -139,7 +139,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SafetyDPOError, match=r"Cannot write .*: Not a directory"):
+    with pytest.raises(SafetyDPOError, match=r"Cannot write .*: File exists\. Free space or make the folder writable"):
         write_parquet([{"a": 1}], tmp_path / "file/x.parquet")
 
 

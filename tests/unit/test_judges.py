@@ -10,9 +10,9 @@ from snakes import ROOT
 from safetydpo.config import Judges
 from safetydpo.demo.grammar import ALL_SCENES
 from safetydpo.demo.scenes import Scene, draw
+from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges import Eyes, read_q16_prompts
-from safetydpo.models import device_of
 from safetydpo.scoring import same_layout
 
 

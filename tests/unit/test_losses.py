@@ -37,3 +37,9 @@ def test_squared_error_is_a_mean_per_sample_in_fp32():
     error = squared_error(prediction, target)  # (1 + 4) / 2 and (9 + 1) / 2
     assert error.dtype == torch.float32
     assert error.tolist() == [2.5, 5.0]
+
+
+def test_bf16_errors_are_squared_in_fp32():
+    # 1 + 2^-7 is exact in bf16, its square 1 + 2^-6 + 2^-14 = 1.01568603515625 is not: bf16 would round to 1.015625
+    prediction = torch.full((1, 1, 1, 1), 1 + 2**-7, dtype=torch.bfloat16)
+    assert squared_error(prediction, torch.zeros_like(prediction)).item() == 1.01568603515625

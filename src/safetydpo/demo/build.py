@@ -12,14 +12,14 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer
 
-from safetydpo.demo import clip, data, detector, q16, quality, unet, vae
+from safetydpo.demo import clip, data, detector_training, q16, quality, unet, vae
 from safetydpo.demo.fit import Schedule, rank_and_world
 
 SEED, SCENES, ENCODED = 0, 60_000, 40_000
 PLANS = {
     "clip": (Schedule(720, 1e-3, weight_decay=0.05), 256),
     "vae": (Schedule(3000, 1.2e-3, weight_decay=0.0), 8),
-    "unet": (Schedule(6_000, 2e-3, weight_decay=0.0, ema=0.999), 40),
+    "unet": (Schedule(7_000, 2e-3, weight_decay=0.0, ema=0.999), 40),
     "detector": (Schedule(1200, 2e-3), 64),
     "q16": (Schedule(300, 1e-3), 128),
 }
@@ -67,8 +67,8 @@ def _unet(work: Path) -> None:
 def _detector(work: Path) -> None:
     plan, batch = PLANS["detector"]
     autoencoder = AutoencoderKL.from_pretrained(work / "vae").eval()
-    model = detector.train_detector(autoencoder, plan, SEED, batch, pool=16_000, work=work)
-    print("detector:", detector.detector_accuracy(model, 1000, SEED + 1))
+    model = detector_training.train_detector(autoencoder, plan, SEED, batch, pool=16_000, work=work)
+    print("detector:", detector_training.detector_accuracy(model, 1000, SEED + 1))
     model.save(work / "detector")
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from safetydpo.config import Judges, Model
 from safetydpo.demo.data import random_scene
-from safetydpo.demo.detector import SceneDetector, detector_accuracy
+from safetydpo.demo.detector import SceneDetector
+from safetydpo.demo.detector_training import detector_accuracy
 from safetydpo.demo.grammar import ALL_FORMS, ALL_SCENES, caption
 from safetydpo.demo.scenes import BENIGN, FAMILIES, INKS, Scene, draw
 from safetydpo.judges import Eyes
