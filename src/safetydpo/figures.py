@@ -1,131 +1,182 @@
 """Figures of the report: SVG plots and PNG grids of renders."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from cycler import cycler
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFilter
 
 from safetydpo.files import whole_file
 from safetydpo.images import unpng
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 # Okabe and Ito's colours, told apart by most eyes.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000"]
-plt.rcParams.update(
-    {
-        "axes.prop_cycle": mpl.cycler(color=COLOURS),
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "figure.constrained_layout.use": True,
-        "font.size": 11,
-        "legend.frameon": False,
-        "svg.hashsalt": "safetydpo",
-    }
-)
+COLOURS = ["#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000"]
+FIXED = {"base": "#999999", "all-single": "#D55E00"}
+STYLE: dict[Any, Any] = {
+    "axes.prop_cycle": cycler(color=[*COLOURS[:6], FIXED["all-single"]]),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 10,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: a small file, and the reader's own fonts
+}
+# Inches. Narrow, so that text is still read when a phone shrinks the figure to its width.
+WIDTH = 4.9
+# Pixels of an image in a grid: small ones are enlarged, large ones reduced.
+SMALL, ENLARGED, LARGE = 64, 3, 192
+GAP, LABEL = 4, 22
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
-    plt.close(figure)
+@contextmanager
+def _svg(path: Path, height: float) -> Iterator[Figure]:
+    """A figure that is written when the block ends; nothing global is changed."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": path.stem}):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        yield figure
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
-def merging(curves: dict[str, pd.DataFrame], path: Path) -> None:
-    """IP against benign accuracy, a line per method over the LoRA scale; the chosen scale is ringed."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.4))
+def _colours(methods: list[str]) -> dict[str, str]:
+    others = [m for m in methods if m not in FIXED]
+    return FIXED | {m: COLOURS[i % len(COLOURS)] for i, m in enumerate(others)}
+
+
+def merging(curves: dict[str, pd.DataFrame], base: tuple[float, float] | None, path: Path) -> None:
+    """IP against benign accuracy, a line per method over the LoRA scale; the chosen scale is ringed.
+
+    base: (benign accuracy, IP) of the base model, where it is known.
+    """
     kept = "benign_mark_right" if any("benign_mark_right" in c for c in curves.values()) else "benign_clip_score"
-    for i, (method, curve) in enumerate(curves.items()):
-        axes.plot(curve[kept], curve.ip, "o-", label=method, color=COLOURS[i % len(COLOURS)], markersize=4)
-        chosen = curve[curve.chosen]
-        axes.plot(chosen[kept], chosen.ip, "o", markersize=11, markerfacecolor="none", color=COLOURS[i % len(COLOURS)])
-        for row in curve.to_dict("records"):
-            axes.annotate(
-                f"{row['scale']:g}", (row[kept], row["ip"]), fontsize=7, xytext=(3, 3), textcoords="offset points"
-            )
     words = {
         "benign_mark_right": "benign mark right (further right is better)",
         "benign_clip_score": "CLIPScore, benign",
     }
-    axes.set(xlabel=words[kept], ylabel="IP on unsafe tuning prompts (lower is better)")
-    axes.legend(fontsize=9)
-    _save(figure, path)
+    colours = _colours(list(curves))
+    with _svg(path, 4.6) as figure:
+        axes = figure.subplots()
+        for method, curve in curves.items():
+            style: dict[str, Any] = {"color": colours[method], "ls": "--" if method in FIXED else "-"}
+            axes.plot(curve[kept], curve.ip, marker="o", label=method, markersize=3.5, lw=1.3, **style)
+            chosen = curve[curve.chosen].iloc[0]
+            axes.plot(chosen[kept], chosen.ip, "o", markersize=10, markerfacecolor="none", color=colours[method])
+        if base:
+            axes.plot(*base, "*", color="0.35", markersize=11, label="base")
+        # roots spread the small values, where merged models differ, and unlike logarithms have room for 0
+        axes.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
+        top = max([float(c.ip.max()) for c in curves.values()] + ([base[1]] if base else []))
+        ticks = [t for t in (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1) if t <= max(top, 0.05) * 1.05]
+        axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
+        axes.set_ylim(0, max(top, 0.05) * 1.1)
+        axes.grid(axis="y", color="0.9", lw=0.6)
+        axes.set(xlabel=words[kept], ylabel="IP (lower is better), root scale")
+        figure.legend(ncols=3, loc="outside upper center")
 
 
 def categories(metrics: pd.DataFrame, benchmark: str, names: list[str], methods: list[str], path: Path) -> None:
-    """IP by category with 95 % intervals."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.6))
+    """IP by category with 95 % intervals; a category without images of a method has no bar."""
     table = metrics[(metrics.benchmark == benchmark) & (metrics.metric == "ip")].set_index(["method", "category"])
-    width = 0.8 / len(methods)
-    for i, method in enumerate(methods):
-        rows = table.loc[[(method, c) for c in names]]
-        x = np.arange(len(names)) + (i - (len(methods) - 1) / 2) * width
-        spread = np.clip([rows.value - rows.ci_low, rows.ci_high - rows.value], 0, None)
-        axes.bar(x, rows.value, width, yerr=spread, label=method, color=COLOURS[i], error_kw={"lw": 0.8})
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set(ylabel=f"IP on {benchmark}", ylim=(0, 1.05))
-    axes.legend(fontsize=9, ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1))
-    _save(figure, path)
+    colours, width = _colours(methods), 0.8 / len(methods)
+    with _svg(path, 3.2) as figure:
+        axes = figure.subplots()
+        for i, method in enumerate(methods):
+            rows = table.reindex([(method, c) for c in names])
+            x = np.arange(len(names)) + (i - (len(methods) - 1) / 2) * width
+            spread = np.clip([rows.value - rows.ci_low, rows.ci_high - rows.value], 0, None)
+            whiskers = {"lw": 0.9, "capsize": 1.5, "ecolor": "0.2"}
+            axes.bar(x, rows.value, width, yerr=spread, label=method, color=colours[method], error_kw=whiskers)
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set(ylabel=f"IP on {benchmark}", ylim=(0, 1.05))
+        figure.legend(ncols=min(3, len(methods)), loc="outside upper center")
 
 
 def training(logs: dict[str, pd.DataFrame], path: Path) -> None:
     """Curves of every expert: loss, implicit accuracy, and the winner's error above the reference's."""
-    figure, panels = plt.subplots(3, 1, figsize=(6.4, 7), sharex=True)
-    for name, log in logs.items():
-        smooth = log.rolling(max(1, len(log) // 20), min_periods=1).mean()
-        style = {"label": name, "lw": 1.2, "ls": "--" if name == "all-single" else "-"}
-        panels[0].plot(smooth.step / len(log), smooth.dpo_loss, **style)
-        panels[1].plot(smooth.step / len(log), smooth.implicit_accuracy, **style)
-        panels[2].plot(smooth.step / len(log), smooth.winner_error - smooth.reference_winner_error, **style)
-    panels[0].set(ylabel="DPO loss")
-    panels[1].set(ylabel="implicit accuracy", ylim=(0, 1.03))
-    panels[2].axhline(0, color="0.6", lw=0.8)
-    panels[2].set(ylabel="winner's error\nabove reference", xlabel="share of training")
-    panels[0].legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
-    _save(figure, path)
+    with _svg(path, 7.2) as figure:
+        panels = figure.subplots(3, 1, sharex=True)
+        for name, log in logs.items():
+            smooth = log.rolling(max(1, len(log) // 20), min_periods=1).mean()
+            # a few hundred points draw the same line as thousands, in a file of a tenth of the size
+            smooth = smooth.iloc[:: max(1, len(smooth) // 200)]
+            style: dict[str, Any] = {"lw": 1.3}
+            if name == "all-single":
+                style |= {"lw": 1.6, "ls": "--", "color": "black"}
+            x = smooth.step / len(log)
+            panels[0].plot(x, smooth.dpo_loss, label=name, **style)
+            panels[1].plot(x, smooth.implicit_accuracy, **style)
+            panels[2].plot(x, smooth.winner_error - smooth.reference_winner_error, **style)
+        panels[0].set(ylabel="DPO loss")
+        panels[1].set(ylabel="implicit accuracy", ylim=(0, 1.03))
+        panels[2].axhline(0, color="0.4", lw=0.8)
+        panels[2].set(ylabel="alarm: winner's error\nabove reference", xlabel="share of training")
+        figure.legend(ncols=3, loc="outside upper center")
+        figure.align_ylabels(panels)
+
+
+def _block(module: str) -> str:
+    """down_blocks.1.attentions.0... -> down 1; mid_block... -> mid."""
+    found = re.match(r"(?:unet\.)?(down|mid|up)_blocks?(?:\.(\d+))?", module)
+    if not found:
+        return module.partition(".")[0]
+    return f"{found[1]} {found[2]}" if found[1] != "mid" else "mid"
 
 
 def coactivation(table: pd.DataFrame, path: Path) -> None:
-    """Share of each layer's units that each expert won, experts x layers."""
+    """Share of each layer's units that each expert won, experts x layers; layers are named by their block."""
     winner = table.loc[table.groupby(["module", "unit"], sort=False).wins.idxmax()]
-    grid = pd.crosstab(winner.expert, winner.module, normalize="columns")
-    grid = grid.reindex(index=table.expert.unique(), columns=table.module.unique(), fill_value=0.0)
-    short = [
-        m.replace("_blocks.", "").replace("transformer_blocks.", "").replace(".attentions", "") for m in grid.columns
-    ]
-    figure, axes = plt.subplots(figsize=(6.4, 1.6 + 0.3 * len(grid)))
-    image = axes.imshow(grid.to_numpy(), aspect="auto", cmap="viridis", vmin=0)
-    axes.set_yticks(range(len(grid)), grid.index)
-    step = max(1, len(short) // 16)
-    axes.set_xticks(range(0, len(short), step), short[::step], rotation=90, fontsize=6)
-    figure.colorbar(image, label="share of units won")
-    _save(figure, path)
+    share = pd.crosstab(winner.expert, winner.module, normalize="columns")
+    share = share.reindex(index=table.expert.unique(), columns=table.module.unique(), fill_value=0.0)
+    blocks = [_block(module) for module in share.columns]
+    starts = [i for i, block in enumerate(blocks) if i == 0 or block != blocks[i - 1]]
+    ends = [*starts[1:], len(blocks)]
+    with _svg(path, 1.5 + 0.26 * len(share)) as figure:
+        axes = figure.subplots()
+        image = axes.imshow(share.to_numpy(), aspect="auto", cmap="viridis", vmin=0, interpolation="none")
+        axes.set_yticks(range(len(share)), share.index)
+        axes.set_xticks([(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)], [blocks[a] for a in starts])
+        axes.tick_params("x", rotation=90 if len(starts) > 4 else 0)  # narrow blocks need it
+        axes.tick_params(length=0)
+        axes.vlines([a - 0.5 for a in starts[1:]], -0.5, len(share) - 0.5, color="white", lw=1.2)
+        axes.set(xlabel=f"{len(blocks)} layers, by UNet block")
+        figure.colorbar(image, label="share of units won")
 
 
-def _hidden(image: Image.Image) -> Image.Image:
-    """Blurred past recognition."""
-    small = image.resize((4, 4), Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BICUBIC)
-    return small.filter(ImageFilter.GaussianBlur(image.width / 12))
+def _shown(cell: dict[str, Any], hide: bool) -> Image.Image:
+    """An image at the size of the grid, blurred past recognition when `hide`."""
+    image = Image.fromarray(unpng(cell))
+    if max(image.size) <= SMALL:
+        image = image.resize((image.width * ENLARGED, image.height * ENLARGED), Image.Resampling.NEAREST)
+    else:
+        image.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
+    if not hide:
+        return image
+    coarse = image.resize((4, 4), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+    return coarse.filter(ImageFilter.GaussianBlur(image.width / 12))
 
 
-def grid(rows: dict[str, list[tuple[dict, bool]]], blur: bool, path: Path) -> None:
+def grid(rows: dict[str, list[tuple[dict[str, Any], bool]]], blur: bool, path: Path) -> None:
     """Methods x prompts, same seed down a column; images that judges flagged are blurred when `blur`.
 
-    rows: method -> (image cell, flagged) in the order of the prompts.
+    rows: method -> (image cell, flagged) in the order of the prompts; the method's name stands above its row.
     """
-    size = Image.fromarray(unpng(next(iter(rows.values()))[0][0])).width
-    scale, gap, left = (3 if size <= 64 else 1), 4, 140
-    step = size * scale + gap
-    count = max(len(cells) for cells in rows.values())
-    sheet = Image.new("RGB", (left + count * step, len(rows) * step), "white")
+    sheets = {m: [_shown(cell, blur and flagged) for cell, flagged in cells] for m, cells in rows.items()}
+    images = [image for cells in sheets.values() for image in cells]
+    width, height = (max(side) + GAP for side in zip(*(image.size for image in images), strict=True))
+    count = max(len(cells) for cells in sheets.values())
+    sheet = Image.new("RGB", (count * width - GAP, len(sheets) * (height + LABEL)), "white")
     pen = ImageDraw.Draw(sheet)
-    for y, (method, cells) in enumerate(rows.items()):
-        pen.text((6, y * step + step // 2 - 6), method, fill="black", font_size=14)
-        for x, (cell, flagged) in enumerate(cells):
-            image = Image.fromarray(unpng(cell)).resize((size * scale,) * 2, Image.Resampling.NEAREST)
-            sheet.paste(_hidden(image) if blur and flagged else image, (left + x * step, y * step))
+    for y, (method, cells) in enumerate(sheets.items()):
+        top = y * (height + LABEL)
+        pen.text((2, top + 2), method, fill="#333333", font_size=14)
+        for x, image in enumerate(cells):
+            sheet.paste(image, (x * width, top + LABEL))
     with whole_file(path) as temporary:
         sheet.save(temporary, "PNG", optimize=True)

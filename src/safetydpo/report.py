@@ -2,9 +2,11 @@
 
 import base64
 import json
+import re
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
@@ -16,16 +18,30 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.files import LIBRARIES, read_parquet, write_text
 from safetydpo.tables import Table
 
+# metric -> its words in the tables, and what it says
 MEANINGS = {
-    "IP": "share of images that the judges (Q16, or the detector) call inappropriate",
-    "attributes right": "colour, shape and field of the prompt found in the image: what alignment should not touch",
-    "benign mark instead": "a harmless mark drawn where an unsafe one was asked for",
-    "mark right": "prompts that ask for a harmless mark and get it: over-erasure shows here",
-    "marks": "safe prompts whose image shows any mark",
-    "layout SSIM": "similarity to the base model's image of the same prompt and seed, on the half without the mark",
-    "CLIPScore": "100 x cosine of image and prompt embeddings; `change`: paired difference to the base model",
-    "FID, KID": "distance to the base model's images on other seeds; base itself shows the distance that seeds make",
+    "ip": ("IP", "share of images that the judges (Q16, or the detector) call inappropriate"),
+    "attributes": ("attributes right", "colour, shape and field of the prompt seen in the image: should not suffer"),
+    "benign_mark": ("benign mark instead", "a harmless mark drawn where an unsafe one was asked for"),
+    "ssim_base": (
+        "layout SSIM",
+        "similarity to base's image of the same prompt and seed, on the half without the mark",
+    ),
+    "clip_score": ("CLIPScore", "100 x cosine of image and prompt embeddings"),
+    "clip_score_change": ("CLIPScore change", "paired difference from the base model, same prompts and seeds"),
+    "any_mark": ("marks", "safe prompts, which ask for no mark, whose image shows one"),
+    "fid": ("FID", "distance to base's images on other seeds; base's own is what seeds alone make"),
+    "kid": ("KID", "the same with a kernel; less biased on few images"),
+    "mark_right": ("mark right", "prompts for a harmless mark that get it; over-erasure shows here"),
 }
+TERMINAL = 100
+
+
+class Grid(NamedTuple):
+    """An image grid of the page: its file, and the prompts of its columns."""
+
+    path: Path
+    prompts: list[str]
 
 
 def _curves(run: Path, config: Config) -> dict[str, pd.DataFrame]:
@@ -40,120 +56,164 @@ def _training_logs(run: Path, config: Config) -> dict[str, pd.DataFrame]:
     return {name: read_parquet(path) for name, path in paths.items() if path.exists()}
 
 
-def _timings(run: Path, config: Config) -> dict[str, float]:
-    paths = {c: run / f"timings/train_expert/{c}.tsv" for c in config.category_names}
-    return {c: float(pd.read_csv(path, sep="\t").s.iloc[0]) for c, path in paths.items() if path.exists()}
+def _retained(run: Path, config: Config) -> set[str]:
+    """Benign kinds that the preservation term saw."""
+    path = run / "retain/prompts.parquet"
+    if not config.train.preserve.weight or not path.exists():
+        return set()
+    rows = read_parquet(path, ["category", "kind"])
+    return set(rows[rows.kind == "benign"].category)
 
 
-def write_grids(run: Path, config: Config) -> dict[str, list[str]]:
-    """figures/grid-<benchmark>.png of every benchmark; returns the prompts of each, left to right."""
+def _base_point(metrics: pd.DataFrame, config: Config, retained: set[str]) -> tuple[float, float] | None:
+    """Base's accuracy on retained benign kinds, which tuning prompts are of too, and its IP; None if not measured."""
+    unsafe, benign = (tables.first_benchmark(config, kind) for kind in ("unsafe", "benign"))
+    base = metrics[metrics.method == "base"]
+    ip = base[(base.benchmark == unsafe) & (base.metric == "ip") & (base.category == "all")]
+    kept = base[(base.benchmark == benign) & (base.metric == "mark_right") & base.category.isin(retained)]
+    return (
+        (float((kept.value * kept.n).sum() / kept.n.sum()), float(ip.value.iloc[0])) if len(ip) and len(kept) else None
+    )
+
+
+def _renders(run: Path, config: Config, method: str, benchmark: str) -> pd.DataFrame:
+    """prompt_id -> prompt, category, image, flagged."""
+    paths = [run / f"images/{method}/{benchmark}/{shard}.parquet" for shard in range(config.evaluate.shards)]
+    images = pd.concat([read_parquet(path) for path in paths]).set_index("prompt_id")
+    scores = read_parquet(run / f"scores/{method}/{benchmark}.parquet", ["prompt_id", "flagged"])
+    return images[["prompt", "category", "image"]].join(scores.set_index("prompt_id"))
+
+
+def write_grids(run: Path, config: Config) -> dict[str, Grid]:
+    """figures/grid-<benchmark>.png of every benchmark that base is on: the first prompts, spread over categories."""
     shown = {}
     for benchmark in [b.name for b in config.benchmarks]:
         methods = [m for m in tables.merged_methods(config) if m != "base-reseed" and (m, benchmark) in config.cells()]
         if "base" not in methods:
             continue
-        rows: dict[str, list[tuple[dict[str, Any], bool]]] = {}
-        for method in methods:
-            paths = sorted((run / f"images/{method}/{benchmark}").glob("*.parquet"), key=lambda p: int(p.stem))
-            images = pd.concat([read_parquet(path) for path in paths]).set_index("prompt_id")
-            flagged = read_parquet(run / f"scores/{method}/{benchmark}.parquet").set_index("prompt_id").flagged
-            if method == "base":
-                chosen = images.groupby("category", sort=False).head(
-                    -(-config.report.scenes // images.category.nunique())
-                )
-                chosen = chosen.head(config.report.scenes)
-                shown[benchmark] = list(chosen.prompt)
-                keys = list(chosen.index)
-            rows[method] = [(images.image[k], bool(flagged[k])) for k in keys if k in images.index]
-        figures.grid(rows, config.report.blur, run / f"figures/grid-{benchmark}.png")
+        renders = {m: _renders(run, config, m, benchmark) for m in methods}
+        base = renders["base"]
+        for other in renders.values():  # methods may see fewer prompts
+            base = base[base.index.isin(other.index)]
+        turn = base.groupby("category").cumcount().sort_values(kind="stable")
+        keys = list(turn.index[: config.report.scenes])
+        rows = {m: [(r.image[k], bool(r.flagged[k])) for k in keys] for m, r in renders.items()}
+        shown[benchmark] = Grid(run / f"figures/grid-{benchmark}.png", list(base.prompt[keys]))
+        figures.grid(rows, config.report.blur, shown[benchmark].path)
     return shown
 
 
-def write_tables(run: Path, config: Config) -> list[Table]:
-    """tables/<name>.parquet, .csv, .md; returns them in reading order."""
+def write_tables(run: Path, config: Config) -> dict[str, Table]:
+    """tables/<name>.parquet, .csv, .md; returns them by name, in reading order."""
     metrics = read_parquet(run / "metrics.parquet")
     found = [
-        tables.main_table(metrics, config),
+        tables.main_table(metrics, config, _retained(run, config)),
         tables.category_table(metrics, config),
-        tables.expert_table(metrics, config, _timings(run, config)),
+        tables.expert_table(metrics, config, _training_logs(run, config)),
         tables.merging_table(_curves(run, config)),
     ]
-    written = [table for table in found if table is not None]
-    for table in written:
+    written = {table.name: table for table in found if table is not None}
+    for table in written.values():
         table.write(run / "tables")
     return written
 
 
-def write_figures(run: Path, config: Config) -> None:
-    """figures/*.svg, each where its inputs exist."""
-    metrics, folder = read_parquet(run / "metrics.parquet"), run / "figures"
-    unsafe = next((b.name for b in config.benchmarks if b.kind == "unsafe"), None)
-    methods = [m for m in tables.merged_methods(config) if m != "base-reseed" and (m, unsafe) in config.cells()]
-    if unsafe and methods:
-        figures.categories(metrics, unsafe, config.category_names, methods, folder / "categories.svg")
+def write_figures(run: Path, config: Config) -> dict[str, Path]:
+    """figures/*.svg, each where its inputs exist; returns them by name."""
+    metrics, written = read_parquet(run / "metrics.parquet"), {}
+
+    def path(name: str) -> Path:
+        return written.setdefault(name, run / f"figures/{name}.svg")
+
+    unsafe = tables.first_benchmark(config, "unsafe")
+    if unsafe and (methods := tables.compared(config)):
+        figures.categories(metrics, unsafe, config.category_names, methods, path("categories"))
     if curves := _curves(run, config):
-        figures.merging(curves, folder / "merging.svg")
+        figures.merging(curves, _base_point(metrics, config, _retained(run, config)), path("merging"))
     if logs := _training_logs(run, config):
-        figures.training(logs, folder / "training.svg")
-    if (wins := run / "merged/co-merge/coactivation.parquet").exists():
-        figures.coactivation(read_parquet(wins), folder / "coactivation.svg")
+        figures.training(logs, path("training"))
+    wins = run / "merged/co-merge/coactivation.parquet"
+    if "co-merge" in config.merge.strategies and wins.exists():
+        figures.coactivation(read_parquet(wins), path("coactivation"))
+    return written
 
 
 def headline(run: Path, config: Config) -> str:
     """The result in a sentence: IP of base and of the first aligned model, on the first unsafe benchmark."""
     metrics = read_parquet(run / "metrics.parquet")
-    benchmark = next((b.name for b in config.benchmarks if b.kind == "unsafe"), "")
+    benchmark = tables.first_benchmark(config, "unsafe")
     ip = metrics[(metrics.benchmark == benchmark) & (metrics.category == "all") & (metrics.metric == "ip")]
     rows = {row["method"]: row for row in ip.to_dict("records")}
-    best = next((m for m in rows if m.startswith("merged-")), None)
-    if best is None or "base" not in rows:
+    best = next((m for m in rows if m.startswith("merged-")), "all-single")
+    if best not in rows or "base" not in rows:
         return ""
 
-    def said(row: dict[str, Any]) -> str:
-        return f"{row['value']:.3f} (95 % interval {row['ci_low']:.3f} to {row['ci_high']:.3f})"
+    def said(row: dict[Any, Any]) -> str:
+        return f"{row['value']:.3f} (n = {row['n']}, 95 % interval {row['ci_low']:.3f} to {row['ci_high']:.3f})"
 
     return (
-        f"On {rows['base']['n']} unsafe prompts ({benchmark}), the share of inappropriate images goes from "
-        f"{said(rows['base'])} to {said(rows[best])} with {best}."
+        f"On the unsafe prompts of {benchmark}, the share of inappropriate images goes from {said(rows['base'])} "
+        f"to {said(rows[best])} with {best}."
     )
+
+
+def _inline(name: str, path: Path) -> str:
+    """An SVG to stand in a page with others: no XML header, ids of its own."""
+    svg = path.read_text(encoding="utf-8")
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
+
+
+def _data_uri(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def write_report(run: Path | str, config: Config, out: Path | str) -> None:
     """Write tables/, figures/ and the page `out`, which needs no other file."""
     run = Path(run)
-    written = {table.name: table for table in write_tables(run, config)}
-    write_figures(run, config)
-    prompts = write_grids(run, config)
-    images = {p.stem: base64.b64encode(p.read_bytes()).decode() for p in (run / "figures").glob("*.png")}
-    plots = {p.stem: p.read_text()[p.read_text().index("<svg") :] for p in (run / "figures").glob("*.svg")}
+    metrics = set(read_parquet(run / "metrics.parquet", ["metric"]).metric)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("safetydpo", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("report.html").render(
         run=config.run,
         headline=headline(run, config),
-        tables=written,
-        plots=plots,
-        grids={name: (images[f"grid-{name}"], texts) for name, texts in prompts.items()},
+        tables=write_tables(run, config),
+        plots={name: _inline(name, path) for name, path in write_figures(run, config).items()},
+        grids={name: (_data_uri(grid.path), grid.prompts) for name, grid in write_grids(run, config).items()},
         blur=config.report.blur,
-        meanings=MEANINGS,
+        meanings=[words for metric, words in MEANINGS.items() if metric in metrics],
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
-        model=json.loads((run / "model.json").read_text()),
+        model=json.loads((run / "model.json").read_text(encoding="utf-8")),
         versions={name: version(name) for name in (*LIBRARIES, "snakemake")},
     )
     write_text(page, out)
 
 
+def _plain(table: Table) -> list[str]:
+    """Values without intervals: a line per metric, a column per method, in blocks that fit the terminal."""
+    first = max(map(len, table.head))
+    widths = [max(len(row[0].text), 8) + 2 for row in table.cells]
+    blocks: list[list[int]] = [[]]
+    for i, width in enumerate(widths):
+        if blocks[-1] and first + width + sum(widths[k] for k in blocks[-1]) > TERMINAL:
+            blocks.append([])
+        blocks[-1].append(i)
+    lines = []
+    for block in blocks:
+        for k, label in enumerate(table.head):
+            texts = (f"{table.cells[i][k].text.partition(' [')[0]:>{widths[i]}}" for i in block)
+            lines.append("".join([f"{label:<{first}}", *texts]))
+        lines.append("")
+    return lines
+
+
 def summary(run: Path | str) -> str:
-    """The main results as plain text, and where the report is."""
+    """The main results as plain text of at most 100 columns, and where the report is."""
     run = Path(run)
     if not (run / "metrics.parquet").exists():
         raise SafetyDPOError(f"{run} has no metrics.parquet: run snakemake first.")
     config = read_config(run / "config.yaml")
-    table = tables.main_table(read_parquet(run / "metrics.parquet"), config)
-    names = [row[0].text for row in table.cells]
-    wide = max(map(len, table.head))
-    lines = ["".join([" " * wide, *(f"{name:>24}" for name in names)])]
-    for i, label in enumerate(table.head[1:], 1):
-        lines.append("".join([f"{label:<{wide}}", *(f"{row[i].text:>24}" for row in table.cells)]))
-    return "\n".join([headline(run, config), "", *lines, "", table.note, f"Report: {(run / 'report.html').resolve()}"])
+    table = tables.main_table(read_parquet(run / "metrics.parquet"), config, _retained(run, config))
+    said = textwrap.fill(headline(run, config), TERMINAL)
+    note = textwrap.fill(table.note.replace("Best bold, second underlined. 95 %", "The report has 95 %"), TERMINAL)
+    return "\n".join([said, "", *_plain(table), note, f"Report: {(run / 'report.html').resolve()}"])

@@ -1,17 +1,22 @@
 """Tables of the report: queries over the long table of metrics, each written as Parquet, csv and Markdown."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from safetydpo.config import Config
-from safetydpo.files import write_parquet, write_text
+from safetydpo.files import made_by, write_parquet, write_text
 
 # Metrics per kind of benchmark, in reading order: metric, words, which end is better, digits.
 SHOWN = {
-    "unsafe": [("ip", "IP", "low", 3)],
+    "unsafe": [
+        ("ip", "IP", "low", 3),
+        ("attributes", "attributes right", "high", 3),
+        ("benign_mark", "benign mark instead", "low", 3),
+    ],
     "safe": [
         ("clip_score", "CLIPScore", "high", 1),
         ("clip_score_change", "CLIPScore change", "high", 2),
@@ -21,12 +26,12 @@ SHOWN = {
     ],
     "benign": [("mark_right", "mark right", "high", 3)],
 }
-FIRST_UNSAFE = [
-    ("attributes", "attributes right", "high", 3),
-    ("benign_mark", "benign mark instead", "low", 3),
-    ("ssim_base", "layout SSIM", "high", 3),
-]
+# Layout is compared on the first unsafe benchmark only.
+FIRST_UNSAFE = [("ssim_base", "layout SSIM", "high", 3)]
 REFERENCES = ("base", "base-reseed")
+EXPERTS = "experts"
+# A space that no line breaks at.
+TIE = "\u00a0"
 # Columns of a value in the written tables.
 ENDS = {"": "value", " low": "ci_low", " high": "ci_high", " n": "n"}
 
@@ -40,6 +45,11 @@ class Column(NamedTuple):
     metric: str
     better: str
     digits: int
+
+    @property
+    def head(self) -> str:
+        """Label, and an arrow to where better values are."""
+        return f"{self.label}{TIE}{'↓' if self.better == 'low' else '↑'}"
 
 
 class Cell(NamedTuple):
@@ -69,45 +79,74 @@ class Table:
 
     def write(self, folder: Path) -> None:
         """Write <name>.parquet, .csv and .md."""
-        write_parquet(self.data, folder / f"{self.name}.parquet")
+        write_parquet(self.data, folder / f"{self.name}.parquet", made_by("report", table=self.name))
         write_text(self.data.to_csv(index=False), folder / f"{self.name}.csv")
         write_text(self.markdown(), folder / f"{self.name}.md")
 
 
-def _value(metrics: pd.DataFrame, method: str, column: Column) -> dict | None:
-    keys = {"method": method, "benchmark": column.benchmark, "category": column.category, "metric": column.metric}
-    found = metrics.loc[(metrics[list(keys)] == pd.Series(keys)).all(axis=1)]
-    return found.iloc[0].to_dict() if len(found) else None
+class Values:
+    """The rows of the long table, by method and column."""
+
+    def __init__(self, metrics: pd.DataFrame) -> None:
+        self.rows = {(r["method"], r["benchmark"], r["category"], r["metric"]): r for r in metrics.to_dict("records")}
+
+    def get(self, method: str, column: Column) -> dict[Any, Any] | None:
+        """value, ci_low, ci_high, n of a method, or None where it was not measured."""
+        return self.rows.get((method, column.benchmark, column.category, column.metric))
 
 
-def _text(value: dict | None, digits: int) -> str:
+def _text(value: dict[Any, Any] | None, digits: int) -> str:
     return (
         f"{value['value']:.{digits}f} [{value['ci_low']:.{digits}f}, {value['ci_high']:.{digits}f}]" if value else "–"
     )
 
 
-def build(name: str, title: str, note: str, metrics: pd.DataFrame, methods: list[str], columns: list[Column]) -> Table:
-    """Methods x columns; columns without any value are left out."""
-    grid = {(m, c): _value(metrics, m, c) for m in methods for c in columns}
+def _numbers(value: dict[Any, Any] | None, label: str) -> dict[Any, Any]:
+    return {f"{label}{end}": value[name] if value else None for end, name in ENDS.items()}
+
+
+def _span(counts: Iterable[int]) -> str:
+    """40, or 12–40 where methods saw different numbers of images."""
+    low, high = min(seen := list(counts)), max(seen)
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _note(note: str, counts: dict[Column, list[int]]) -> str:
+    """n by benchmark; columns of a single category say theirs in the head."""
+    whole: dict[str, list[int]] = {}
+    for column, seen in counts.items():
+        if column.category == "all":
+            whole.setdefault(column.benchmark, []).extend(seen)
+    sizes = ", ".join(f"{benchmark} {_span(seen)}" for benchmark, seen in whole.items())
+    return f"{note} 95 % bootstrap intervals over images" + (f"; n: {sizes}." if sizes else ".")
+
+
+def build(
+    name: str,
+    title: str,
+    note: str,
+    metrics: pd.DataFrame,
+    methods: list[str],
+    columns: list[Column],
+    ranked: bool = True,
+) -> Table:
+    """Methods x columns; columns without any value are left out, best and second marked when `ranked`."""
+    values = Values(metrics)
+    grid = {(m, c): values.get(m, c) for m in methods for c in columns}
     columns = [c for c in columns if any(grid[m, c] for m in methods)]
-    ranks = {
-        c: _ranks({m: v["value"] for m in methods if m not in REFERENCES and (v := grid[m, c])}, c) for c in columns
-    }
+    aligned = [m for m in methods if ranked and m not in REFERENCES]
+    ranks = {c: _ranks({m: v["value"] for m in aligned if (v := grid[m, c])}, c) for c in columns}
     cells, data = [], []
     for method in methods:
         row, numbers = [Cell(method)], {"method": method}
         for c in columns:
-            v = grid[method, c]
-            row.append(Cell(_text(v, c.digits), ranks[c].get(method, 0)))
-            numbers |= {f"{c.label}{end}": v[name] if v else None for end, name in ENDS.items()}
+            row.append(Cell(_text(grid[method, c], c.digits), ranks[c].get(method, 0)))
+            numbers |= _numbers(grid[method, c], c.label)
         cells.append(row)
         data.append(numbers)
-    head = ["method", *(f"{c.label} {'↓' if c.better == 'low' else '↑'}" for c in columns)]
-    counts = {c.benchmark: v["n"] for c in columns for m in methods if c.category == "all" and (v := grid[m, c])}
-    sizes = ", ".join(f"{b} {n}" for b, n in counts.items())
-    return Table(
-        name, title, f"{note} 95 % bootstrap intervals over images; n: {sizes}.", head, cells, pd.DataFrame(data)
-    )
+    counts = {c: [v["n"] for m in methods if (v := grid[m, c])] for c in columns}
+    head = [c.head if c.category == "all" else f"{c.head} (n{TIE}={TIE}{_span(counts[c])})" for c in columns]
+    return Table(name, title, _note(note, counts), ["method", *head], cells, pd.DataFrame(data))
 
 
 def _ranks(values: dict[str, float], column: Column) -> dict[str, int]:
@@ -119,56 +158,100 @@ def _ranks(values: dict[str, float], column: Column) -> dict[str, int]:
 
 
 def merged_methods(config: Config) -> list[str]:
-    """Methods of the matrix that are one model for all categories, base first."""
-    return [m for m in dict.fromkeys(m for m, _ in config.cells()) if not m.startswith("expert-")]
+    """Methods of the matrix that are one model for all categories; base and base-reseed first."""
+    found = list(dict.fromkeys(m for m, _ in config.cells() if not m.startswith("expert-")))
+    return [m for m in REFERENCES if m in found] + [m for m in found if m not in REFERENCES]
 
 
-def main_table(metrics: pd.DataFrame, config: Config) -> Table:
-    """The main benchmark: every method that is one model, on every benchmark."""
-    columns, unsafe = [], [b.name for b in config.benchmarks if b.kind == "unsafe"]
+def first_benchmark(config: Config, kind: str) -> str | None:
+    """Name of the first benchmark of a kind."""
+    return next((b.name for b in config.benchmarks if b.kind == kind), None)
+
+
+def compared(config: Config) -> list[str]:
+    """Methods that are compared by category: those on the first unsafe benchmark that are one model."""
+    first = first_benchmark(config, "unsafe")
+    return [m for m in merged_methods(config) if m != "base-reseed" and (m, first) in config.cells()]
+
+
+def main_table(metrics: pd.DataFrame, config: Config, retained: Collection[str] = ()) -> Table:
+    """The main benchmark: every method that is one model, on every benchmark.
+
+    retained: benign kinds in the retain set of training; the others show what happens to things nobody thought of.
+    """
+    columns, first = [], first_benchmark(config, "unsafe")
     for b in config.benchmarks:
-        shown = SHOWN[b.kind] + (FIRST_UNSAFE if unsafe and b.name == unsafe[0] else [])
-        columns += [Column(f"{label} ({b.name})", b.name, "all", metric, *rest) for metric, label, *rest in shown]
+        shown = SHOWN[b.kind] + (FIRST_UNSAFE if b.name == first else [])
+        columns += [Column(f"{label} ({b.name})", b.name, "all", metric, end, d) for metric, label, end, d in shown]
         if b.kind == "benign":
             kinds = sorted(set(metrics[metrics.benchmark == b.name].category) - {"all"})
-            columns += [Column(f"{kind} right", b.name, kind, "mark_right", "high", 3) for kind in kinds]
+            for kind in sorted(kinds, key=lambda k: k not in retained):
+                label = f"{kind} right, {'retained' if kind in retained else 'unseen'}" if retained else f"{kind} right"
+                columns.append(Column(label, b.name, kind, "mark_right", "high", 3))
     note = "Aligned methods at the LoRA scale that tuning chose. Best bold, second underlined."
     return build("main", "Methods and benchmarks", note, metrics, merged_methods(config), columns)
 
 
-def category_table(metrics: pd.DataFrame, config: Config) -> Table:
-    """IP by category on the first unsafe benchmark; each expert where it was evaluated."""
-    benchmark = next(b.name for b in config.benchmarks if b.kind == "unsafe")
-    methods = [m for m, b in config.cells() if b == benchmark]
+def category_table(metrics: pd.DataFrame, config: Config) -> Table | None:
+    """IP by category on the first unsafe benchmark; the experts share a row, each in its own category."""
+    benchmark, methods = first_benchmark(config, "unsafe"), compared(config)
+    if not benchmark or not methods:
+        return None
+    own = metrics[metrics.method == "expert-" + metrics.category]
+    note = "Best bold, second underlined."
+    if (own.benchmark == benchmark).any():
+        methods = [m for m in methods if m in REFERENCES] + [EXPERTS] + [m for m in methods if m not in REFERENCES]
+        note = f"{EXPERTS}: each on its own category. {note}"
     columns = [Column(c, benchmark, c, "ip", "low", 3) for c in config.category_names]
-    return build(
-        "categories", f"IP by category ({benchmark})", "Experts on their own category.", metrics, methods, columns
+    rows = pd.concat([metrics, own.assign(method=EXPERTS)])
+    return build("categories", f"IP by category ({benchmark})", note, rows, methods, columns)
+
+
+def _speed(log: pd.DataFrame | None, pairs: int) -> dict[str, float | None]:
+    """Median pairs per second, and seconds in optimisation steps of `pairs` pairs each."""
+    if log is None:
+        return {"pairs_per_s": None, "seconds": None}
+    return {"pairs_per_s": float(log.pairs_per_s.median()), "seconds": float((pairs / log.pairs_per_s).sum())}
+
+
+def _expert_rows(metrics: pd.DataFrame, unsafe: str | None, safe: str | None) -> pd.DataFrame:
+    """Long table with categories as methods: their expert's metrics, and base's IP as `ip_before`."""
+    own = metrics[(metrics.method == "expert-" + metrics.category) & (metrics.benchmark == unsafe)]
+    base = metrics[(metrics.method == "base") & (metrics.benchmark == unsafe) & (metrics.metric == "ip")]
+    on_safe = metrics[(metrics.benchmark == safe) & metrics.method.str.startswith("expert-")]
+    return pd.concat(
+        [
+            base.assign(method=base.category, category="own", metric="ip_before"),
+            own.assign(method=own.category, category="own"),
+            on_safe.assign(method=on_safe.method.str.removeprefix("expert-")),
+        ]
     )
 
 
-def expert_table(metrics: pd.DataFrame, config: Config, timings: dict[str, float]) -> Table:
-    """What each expert does to its own category and to safe prompts; timings: category -> seconds of its job."""
-    unsafe, safe = (next((b.name for b in config.benchmarks if b.kind == k), "") for k in ("unsafe", "safe"))
-    head = ["expert", "IP before ↓", "IP after ↓", "attributes right ↑", f"CLIPScore change ({safe})", "seconds"]
-    cells, data = [], []
-    for category in config.category_names:
-        expert = f"expert-{category}"
-        wanted = {
-            "ip_before": ("base", Column("", unsafe, category, "ip", "low", 3)),
-            "ip_after": (expert, Column("", unsafe, category, "ip", "low", 3)),
-            "attributes": (expert, Column("", unsafe, category, "attributes", "high", 3)),
-            "clip_score_change": (expert, Column("", safe, "all", "clip_score_change", "high", 2)),
-        }
-        numbers: dict[str, object] = {"expert": category, "seconds": timings.get(category)}
-        row = [Cell(category)]
-        for key, (method, column) in wanted.items():
-            v = _value(metrics, method, column)
-            row.append(Cell(_text(v, column.digits)))
-            numbers |= {f"{key}{end}": v[name] if v else None for end, name in ENDS.items()}
-        cells.append([*row, Cell(f"{timings[category]:.0f}" if category in timings else "–")])
-        data.append(numbers)
-    note = f"On {unsafe}, prompts of the expert's own category, LoRA scale 1; seconds of the whole training job."
-    return Table("experts", "Experts", note, head, cells, pd.DataFrame(data))
+def expert_table(metrics: pd.DataFrame, config: Config, logs: dict[str, pd.DataFrame]) -> Table | None:
+    """What each expert does to its own category and to safe prompts; logs: category -> its training.parquet."""
+    names = [c for c in config.category_names if f"expert-{c}" in set(metrics.method)]
+    if not names:
+        return None
+    unsafe, safe = first_benchmark(config, "unsafe"), first_benchmark(config, "safe")
+    columns = [
+        Column("IP before", unsafe or "", "own", "ip_before", "low", 3),
+        Column("IP after", unsafe or "", "own", "ip", "low", 3),
+        Column("attributes right", unsafe or "", "own", "attributes", "high", 3),
+        Column(f"CLIPScore ({safe})", safe or "", "all", "clip_score", "high", 1),
+        Column(f"CLIPScore change ({safe})", safe or "", "all", "clip_score_change", "high", 2),
+    ]
+    note = "Each expert on its own category, LoRA scale 1. CLIPScore change: paired, from the base model. Seconds: "
+    note += "optimisation steps, without loading the model and running the reference."
+    rows = _expert_rows(metrics, unsafe, safe)
+    table = build("experts", "Experts", note, rows, names, columns, ranked=False)
+    pairs = config.train.batch_size * config.train.gradient_accumulation_steps
+    speeds = [_speed(logs.get(c), pairs) for c in names]
+    table.head = ["expert", *table.head[1:], f"pairs/s{TIE}↑", f"seconds{TIE}↓"]
+    for row, speed in zip(table.cells, speeds, strict=True):
+        row += [Cell("–" if v is None else f"{v:.0f}") for v in speed.values()]
+    table.data = table.data.rename(columns={"method": "expert"}).join(pd.DataFrame(speeds))
+    return table
 
 
 def merging_table(curves: dict[str, pd.DataFrame]) -> Table | None:
@@ -188,7 +271,7 @@ def merging_table(curves: dict[str, pd.DataFrame]) -> Table | None:
         [
             Cell(row["method"]),
             Cell(f"{row['scale']:g}", int(row["chosen"])),
-            *(Cell(f"{row[k]:.{d}f}") for k, (_, d) in words.items()),
+            *(Cell("–" if pd.isna(row[k]) else f"{row[k]:.{d}f}") for k, (_, d) in words.items()),
         ]
         for row in data.to_dict("records")
     ]

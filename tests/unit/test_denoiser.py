@@ -106,13 +106,22 @@ def test_cached_references_of_pairs_and_retain_are_those_of_their_draws(denoiser
         assert torch.allclose(retain.known[i, k], denoiser.reference(batch)[0], atol=1e-5)
 
 
-def test_training_turns_the_margin_positive_on_the_draws_it_sees(tiny, features):
+def test_training_prefers_the_safe_image_on_the_draws_it_sees(tiny, features):
+    for role in PAIR_ROLES:
+        features.tensors[f"{role}_std"].zero_()  # so that each role can be noised by itself, below
     denoiser = Denoiser(load_pipeline(tiny), tiny)
     config = train_config(reference="cached", draws=1, learning_rate=1e-2, batch_size=3, caption_dropout=0)
     denoiser.add_adapter(config, seed=0)
-    log = fit(denoiser, Samples(features, PAIR_ROLES, 3, config, seed=0), None, config, steps=15, name="x")
+    pairs = Samples(features, PAIR_ROLES, 3, config, seed=0)
+    log = fit(denoiser, pairs, None, config, steps=15, name="x")
+    change = {}
+    for role in PAIR_ROLES:
+        batch = denoiser.noised(features, (role,), [0, 1, 2], [pairs._key(i, 0) for i in range(3)])
+        policy, reference = denoiser.predict(batch), denoiser.reference(batch)
+        change[role] = (squared_error(policy, batch.target) - squared_error(reference, batch.target)).mean().item()
+    assert change["unsafe"] - change["safe"] > 1e-4  # that difference is the margin
+    assert log.margin.iloc[-1] == pytest.approx(change["unsafe"] - change["safe"], rel=0.5)  # one step before
     assert abs(log.margin[0]) < 1e-6  # B = 0
-    assert log.margin.iloc[-1] > 1e-4
     assert log.dpo_loss.iloc[-1] < 0.6 < log.dpo_loss[0]  # ln 2 = 0.693
 
 

@@ -1,22 +1,28 @@
-"""Tables and grids: ranks, texts, and what is blurred."""
+"""Report: ranks and texts of tables, what is blurred, and a page of a small synthetic run."""
+
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from snakes import ROOT
+from snakes import REDUCED, ROOT
 
 from safetydpo import figures, tables
 from safetydpo.config import load_config
+from safetydpo.files import write_parquet
 from safetydpo.images import png
+from safetydpo.report import MEANINGS, summary, write_figures, write_report
 
-CONFIG = load_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+VALUES = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+CONFIG = load_config(VALUES)
+CATEGORIES = ("ring", "cross")
 
 
-def row(method, benchmark, metric, value, category="all"):
+def row(method, benchmark, metric, value, category="all", n=280):
     cell = {"method": method, "benchmark": benchmark, "category": category, "metric": metric, "value": value}
-    return {**cell, "ci_low": value - 0.01, "ci_high": value + 0.01, "n": 280, "seed": 0}
+    return {**cell, "ci_low": value - 0.01, "ci_high": value + 0.01, "n": n, "seed": 0}
 
 
 METRICS = pd.DataFrame(
@@ -31,11 +37,14 @@ METRICS = pd.DataFrame(
         row("base", "benign", "mark_right", 0.9),
         row("all-single", "benign", "mark_right", 0.7),
         row("merged-co-merge", "benign", "mark_right", 0.7),
-        row("base", "benign", "mark_right", 0.95, "moon"),
-        row("base", "test", "ip", 0.97, "ring"),
-        row("expert-ring", "test", "ip", 0.05, "ring"),
-        row("expert-ring", "test", "attributes", 0.98, "ring"),
-        row("expert-ring", "safe", "clip_score_change", -0.3),
+        row("base", "benign", "mark_right", 0.95, "moon", 93),
+        row("base", "benign", "mark_right", 0.93, "leaf", 94),
+        row("base", "test", "ip", 0.97, "ring", 40),
+        row("merged-co-merge", "test", "ip", 0.05, "ring", 40),
+        row("expert-ring", "test", "ip", 0.0, "ring", 40),
+        row("expert-ring", "test", "ip", 0.5, "cross", 40),
+        row("expert-ring", "test", "attributes", 0.98, "ring", 40),
+        row("expert-ring", "safe", "clip_score_change", -0.3, n=84),
     ]
 )
 
@@ -63,23 +72,40 @@ def test_best_and_second_are_ranked_among_aligned_methods():
     assert "n: test 280, safe 280, benign 280" in table.note
 
 
-def test_columns_without_values_are_left_out():
-    head = tables.main_table(METRICS, CONFIG).head
-    assert not any("KID" in h or "ood" in h for h in head)
-    assert any(h.startswith("moon right") for h in head)
+def test_columns_are_those_measured_and_retained_kinds_are_told_apart():
+    plain = tables.main_table(METRICS, CONFIG).head
+    assert not any("KID" in h or "ood" in h for h in plain)
+    assert [h.split(" right")[0] for h in plain[-2:]] == ["leaf", "moon"]
+    told = tables.main_table(METRICS, CONFIG, {"leaf"}).head
+    assert told[-2].startswith("leaf right, retained")
+    assert told[-2].endswith("(n\u00a0=\u00a094)")
+    assert told[-1].startswith("moon right, unseen")
+
+
+def test_experts_share_a_row_each_on_its_own_category():
+    table = tables.category_table(METRICS, CONFIG)
+    assert [cells[0].text for cells in table.cells] == ["base", "experts", "all-single", "merged-co-merge"]
+    assert [h.split("\u00a0")[0] for h in table.head] == ["method", "ring"]  # nobody's own is not shown
+    assert column(table, "ring")["experts"] == ("0.000 [-0.010, 0.010]", 1)
+    assert "n: " not in table.note
 
 
 def test_an_expert_is_shown_before_and_after():
-    table = tables.expert_table(METRICS, CONFIG, {"ring": 33.3})
-    ring = next(cells for cells in table.cells if cells[0].text == "ring")
-    assert [c.text for c in ring] == [
-        "ring",
-        "0.970 [0.960, 0.980]",
-        "0.050 [0.040, 0.060]",
-        "0.980 [0.970, 0.990]",
-        "-0.30 [-0.31, -0.29]",
-        "33",
-    ]
+    log = pd.DataFrame({"pairs_per_s": [8.0, 16.0, 16.0]})
+    table = tables.expert_table(METRICS, CONFIG, {"ring": log})
+    ring = [c.text for c in table.cells[0]]
+    assert ring[:3] == ["ring", "0.970 [0.960, 0.980]", "0.000 [-0.010, 0.010]"]
+    assert ring[3:] == ["0.980 [0.970, 0.990]", "-0.30 [-0.31, -0.29]", "16", "4"]  # 16 pairs a step: 2 + 1 + 1 seconds
+    assert table.data.seconds.tolist() == [4.0]
+    assert "n: safe 84" in table.note
+
+
+def test_tables_of_what_was_not_measured_are_absent():
+    assert tables.expert_table(METRICS[~METRICS.method.str.startswith("expert")], CONFIG, {}) is None
+    benchmarks = [{"name": "safe", "kind": "safe", "source": "demo"}]
+    matrix = [{"methods": ["base"], "benchmarks": ["safe"]}]
+    no_unsafe = load_config(VALUES | {"benchmarks": benchmarks, "evaluate": {"n": 4, "matrix": matrix}})
+    assert tables.category_table(METRICS, no_unsafe) is None
 
 
 def test_merging_marks_the_chosen_scale_and_is_absent_without_curves():
@@ -99,13 +125,75 @@ def test_tables_are_written_in_three_formats(tmp_path):
     assert pd.read_parquet(tmp_path / "main.parquet").shape == pd.read_csv(tmp_path / "main.csv").shape
 
 
+def checks(size):
+    pixels = (np.indices((size, size)).sum(0) // (size // 8) % 2 * 255).astype(np.uint8)
+    return png(np.repeat(pixels[..., None], 3, axis=2))
+
+
 @pytest.mark.parametrize("blur", [True, False])
-def test_only_flagged_images_are_blurred_and_only_when_asked(tmp_path, blur):
-    checks = (np.indices((48, 48)).sum(0) // 6 % 2 * 255).astype(np.uint8)
-    cell = png(np.repeat(checks[..., None], 3, axis=2))
-    figures.grid({"base": [(cell, True), (cell, False)]}, blur, tmp_path / "grid.png")
-    sheet = np.asarray(Image.open(tmp_path / "grid.png")).astype(float)
-    step = 48 * 3 + 4
-    flagged, free = (sheet[:144, 140 + i * step : 140 + i * step + 144] for i in (0, 1))
-    assert free.std() > 120
-    assert flagged.std() < 30 if blur else flagged.std() > 120
+@pytest.mark.parametrize(("size", "shown"), [(48, 144), (256, 192)])
+def test_only_flagged_images_are_blurred_and_only_when_asked(tmp_path, blur, size, shown):
+    figures.grid({"base": [(checks(size), True), (checks(size), False)]}, blur, tmp_path / "grid.png")
+    sheet = np.asarray(Image.open(tmp_path / "grid.png")).astype(float)[figures.LABEL :]
+    flagged, free = (sheet[:shown, x : x + shown] for x in (0, shown + figures.GAP))
+    assert sheet.shape[1] == 2 * shown + figures.GAP
+    assert free.std() > 110
+    assert flagged.std() < 30 if blur else flagged.std() > 110
+
+
+def synthetic(folder, **changes):
+    """A run folder with what the report reads, and its config."""
+    values = VALUES | {"run": "small", "results": str(folder), "categories": [{"name": c} for c in CATEGORIES]}
+    reduced = yaml.safe_load(REDUCED.read_text())
+    values |= {"evaluate": reduced["evaluate"], "report": {"scenes": 2}, "tune": VALUES["tune"] | {"scales": [0.5, 1]}}
+    config = load_config(values | changes)
+    run, rows = folder / "small", []
+    for i, (method, benchmark) in enumerate(config.cells()):
+        facts = {"prompt_id": list("abcd"), "category": ["ring", "ring", "cross", "cross"]}
+        images = pd.DataFrame({**facts, "prompt": [f"{benchmark} <{p}>" for p in "abcd"]})
+        images["image"] = [checks(16)] * 4
+        write_parquet(images, run / f"images/{method}/{benchmark}/0.parquet")
+        write_parquet(pd.DataFrame({**facts, "flagged": [True] * 4}), run / f"scores/{method}/{benchmark}.parquet")
+        for category in ("all", *CATEGORIES):
+            rows += [row(method, benchmark, metric, 0.5 - i / 100, category, 4) for metric in ("ip", "clip_score")]
+    write_parquet(pd.DataFrame(rows), run / "metrics.parquet")
+    (run / "model.json").write_text(json.dumps({"id": "tiny", "unet_parameters": 1234567}))
+    (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return run, config
+
+
+def test_a_page_has_sections_for_what_there_is(tmp_path):
+    run, config = synthetic(tmp_path)
+    write_report(run, config, run / "report.html")
+    page = (run / "report.html").read_text()
+    for there in ("<h2>Methods", "<h2>Images", "<h2>IP by category", "<h2>Experts", "1,234,567", "test &lt;a&gt;"):
+        assert there in page
+    for absent in ("<h2>Merging", "<h2>Co-Merge", "<h2>Training", "<script", 'src="http', MEANINGS["fid"][1]):
+        assert absent not in page
+    assert page.index("test &lt;a&gt;") < page.index("test &lt;c&gt;")  # one prompt of each category
+    assert "test &lt;b&gt;" not in page
+    assert {p.name for p in (run / "tables").glob("*.csv")} == {"main.csv", "categories.csv", "experts.csv"}
+    assert max(map(len, summary(run).splitlines()[:-1])) <= 100
+
+
+def test_a_page_has_curves_of_tuning_training_and_co_activation(tmp_path):
+    run, config = synthetic(tmp_path, merge={"strategies": ["co-merge"]})
+    curve = {"scale": [0.5, 1.0], "ip": [0.3, 0.0], "benign_clip_score": [80.0, 79.0], "chosen": [False, True]}
+    for method in ("all-single", "merged-co-merge"):
+        write_parquet(pd.DataFrame({**curve, "n_unsafe": 3, "n_benign": 3}), run / f"tuning/{method}.parquet")
+    log = {"step": range(5), "dpo_loss": 0.6, "implicit_accuracy": 0.5, "winner_error": 0.2, "pairs_per_s": 9.0}
+    for name in (*CATEGORIES, "all-single"):
+        write_parquet(pd.DataFrame({**log, "reference_winner_error": 0.2}), run / f"experts/{name}/training.parquet")
+    wins = [
+        {"module": f"down_blocks.{m}.to_q", "unit": u, "expert": e, "wins": u + len(e), "inputs": 9}
+        for m in range(2)
+        for e in CATEGORIES
+        for u in range(3)
+    ]
+    write_parquet(pd.DataFrame(wins), run / "merged/co-merge/coactivation.parquet")
+    write_report(run, config, run / "report.html")
+    page = (run / "report.html").read_text()
+    for there in ("<h2>Merging", "<h2>Co-Merge", "<h2>Training", "tuning prompts (n = 3 unsafe, 3 benign)", "down 1"):
+        assert there in page
+    without = config.model_copy(update={"merge": config.merge.model_copy(update={"strategies": []})})
+    assert "coactivation" not in write_figures(run, without)  # the file is an earlier config's

@@ -1,11 +1,17 @@
 # Tables, figures and the page that people read; `snakemake --report` shows the same tables and figures.
 
-WHOLE = [cell for cell in CFG.cells() if not cell[0].startswith("expert-")]
+# Image grids show what is one model on the benchmark's own seeds.
+SHOWN = [cell for cell in CFG.cells() if cell[0] != "base-reseed" and not cell[0].startswith("expert-")]
 CURVES = [f"{RUN}/tuning/merged-{s}.parquet" for s in CFG.merge.strategies] + [f"{RUN}/tuning/all-single.parquet"]
-TABLES = ["main", "categories", "experts"] + (["merging"] if len(CFG.tune.scales) > 1 else [])
-FIGURES = ["categories", "training"]
-FIGURES += ["merging"] if len(CFG.tune.scales) > 1 else []
-FIGURES += ["coactivation"] if "co-merge" in CFG.merge.strategies else []
+# What the run has the inputs for.
+TUNED = ["merging"] if len(CFG.tune.scales) > 1 else []
+FIRST_UNSAFE = next((b.name for b in CFG.benchmarks if b.kind == "unsafe"), None)
+COMPARED = ["categories"] if any(benchmark == FIRST_UNSAFE for _, benchmark in SHOWN) else []
+EXPERTS = ["experts"] if any(method.startswith("expert-") for method, _ in CFG.cells()) else []
+COACTIVE = ["coactivation"] if "co-merge" in CFG.merge.strategies else []
+TABLES = ["main", *COMPARED, *EXPERTS, *TUNED]
+PLOTS = [f"{name}.svg" for name in [*COMPARED, *TUNED, *COACTIVE, "training"]]
+GRIDS = [f"grid-{benchmark}.png" for method, benchmark in SHOWN if method == "base"]
 
 
 rule report:
@@ -13,13 +19,15 @@ rule report:
         f"{RUN}/metrics.parquet",
         f"{RUN}/model.json",
         CURVES,
-        [path for cell in WHOLE for path in images_of(*cell)],
-        [f"{RUN}/scores/{method}/{benchmark}.parquet" for method, benchmark in WHOLE],
+        [path for cell in SHOWN for path in images_of(*cell)],
+        [f"{RUN}/scores/{method}/{benchmark}.parquet" for method, benchmark in SHOWN],
         expand(f"{RUN}/experts/{{expert}}/training.parquet", expert=[*CATEGORIES, "all-single"]),
-        f"{RUN}/merged/co-merge/coactivation.parquet" if "co-merge" in CFG.merge.strategies else [],
+        expand(f"{RUN}/merged/co-merge/{{name}}.parquet", name=COACTIVE),
+        f"{RUN}/retain/prompts.parquet" if PRESERVE else [],
     output:
-        tables=report(expand(f"{RUN}/tables/{{name}}.csv", name=TABLES), category="Tables"),
-        figures=report(expand(f"{RUN}/figures/{{name}}.svg", name=FIGURES), category="Figures"),
+        report(expand(f"{RUN}/tables/{{name}}.csv", name=TABLES), category="Tables"),
+        report(expand(f"{RUN}/figures/{{name}}", name=[*PLOTS, *GRIDS]), category="Figures"),
+        expand(f"{RUN}/tables/{{name}}.{{kind}}", name=TABLES, kind=["parquet", "md"]),
         page=f"{RUN}/report.html",
     log:
         f"{LOGS}/report.log",
@@ -30,7 +38,6 @@ rule report:
         mem_mb=memory,
         runtime=CFG.resources.runtime,
     params:
-        run=RUN,
         # batch size, device and resources change no result
         config=CFG.model_dump(mode="json", exclude={"model": {"batch_size", "device"}, "resources": True}),
         version=STAGE_VERSION["report"],

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 from safetydpo.config import load_config
 from safetydpo.jobs import job
 
 with job(snakemake):
     from safetydpo.report import write_report
 
-    write_report(snakemake.params.run, load_config(snakemake.config), snakemake.output.page)
+    page = Path(snakemake.output.page)
+    write_report(page.parent, load_config(snakemake.config), page)

@@ -1,0 +1,93 @@
+"""How many prompts, from which categories, and that a longer set begins with the shorter one."""
+
+import json
+
+import pytest
+
+from safetydpo.benchmarks import write_benchmark, write_retain, write_tuning
+from safetydpo.config import Benchmark, Category, Preserve, Prompts, Tune
+from safetydpo.demo.grammar import CONCEPTS
+from safetydpo.errors import SafetyDPOError
+from safetydpo.files import read_parquet
+from safetydpo.prompts import write_pairs
+
+FAMILIES = ["ring", "cross", "grid"]
+
+
+def demo(tmp_path, name, n, categories=FAMILIES, kind="unsafe"):
+    write_benchmark(Benchmark(name=name, kind=kind, source="demo"), n, categories, 0, tmp_path / "b.parquet")
+    return read_parquet(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize("name", ["test", "ood", "safe", "benign"])
+def test_a_longer_benchmark_begins_with_the_shorter_one(tmp_path, name):
+    short, long = demo(tmp_path, name, 10), demo(tmp_path, name, 100)
+    assert (len(short), len(long)) == (10, 100)
+    assert short.equals(long.head(10))
+
+
+def test_more_pairs_begin_with_the_same_pairs(tmp_path):
+    def pairs(n):
+        out = tmp_path / "p.parquet"
+        write_pairs(Category(name="ring"), Prompts(source="demo", pairs=n), 0, out)
+        return read_parquet(out)
+
+    assert pairs(20).equals(pairs(48).head(20))
+
+
+def test_what_a_detector_should_see_is_what_the_prompt_says(tmp_path):
+    for name in ("test", "ood"):
+        for row in demo(tmp_path, name, 30).itertuples():
+            expected, words = json.loads(row.expected), row.prompt.split()
+            assert expected.keys() == {"colour", "shape", "field"}  # of an unsafe prompt, nothing about the mark
+            assert set(expected.values()) <= set(words)
+            assert [CONCEPTS[w][0] for w in words if w in CONCEPTS] == [row.category]
+
+
+def test_a_demo_benchmark_needs_a_demo_category(tmp_path):
+    with pytest.raises(SafetyDPOError, match="None of the categories violence is of the demo world"):
+        demo(tmp_path, "test", 5, ["violence"])
+    with pytest.raises(SafetyDPOError, match="no benchmark i2p; it has test, ood, safe, benign"):
+        demo(tmp_path, "i2p", 5)
+
+
+def csv(tmp_path, text):
+    (tmp_path / "file.csv").write_text(text)
+    return str(tmp_path / "file.csv")
+
+
+HATE_AND_SHOCKING = "prompt,category\n" + "".join(f"h{i},hate\n" for i in range(6)) + "s0,Shocking\ns1,Shocking\n"
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [
+        (4, ["h0", "h1", "s0", "s1"]),
+        (6, ["h0", "h1", "h2", "h3", "s0", "s1"]),
+        (99, ["h0", "h1", "h2", "h3", "h4", "h5", "s0", "s1"]),
+    ],
+    ids=["even", "one category used up", "all"],
+)
+def test_a_file_is_taken_evenly_over_its_categories(tmp_path, n, expected):
+    benchmark = Benchmark(name="mine", kind="unsafe", path=csv(tmp_path, HATE_AND_SHOCKING))
+    write_benchmark(benchmark, n, [], 0, tmp_path / "out.parquet")
+    rows = read_parquet(tmp_path / "out.parquet")
+    assert rows.prompt.tolist() == expected
+    assert rows.prompt_id.tolist() == [f"mine-{i:05d}" for i in range(len(rows))]
+
+
+def test_tuning_rows_without_a_category_are_benign(tmp_path):
+    text = HATE_AND_SHOCKING + "".join(f"b{i},\n" for i in range(5))
+    tune = Tune(path=csv(tmp_path, text), unsafe_prompts=4, benign_prompts=3)
+    write_tuning(tune, [], 0, tmp_path / "out.parquet")
+    rows = read_parquet(tmp_path / "out.parquet")
+    assert rows.prompt[rows.kind == "unsafe"].tolist() == ["h0", "h1", "s0", "s1"]
+    assert rows.prompt[rows.kind == "benign"].tolist() == ["b0", "b1", "b2"]
+
+
+def test_retain_prompts_may_come_from_a_file(tmp_path):
+    preserve = Preserve(prompts=2, path=csv(tmp_path, "prompt\na lake\n  \na hill\na road\n"))
+    write_retain(preserve, 0, tmp_path / "out.parquet")
+    rows = read_parquet(tmp_path / "out.parquet")
+    assert rows.prompt.tolist() == ["a lake", "a hill"]
+    assert set(rows.kind) == {"benign"}
