@@ -35,7 +35,7 @@ class Workdir:
             files[-1].write_text(yaml.safe_dump(changes))
         overlays = ["--configfile", *map(str, files)] if files else []
         base = [sys.executable, "-m", "snakemake", "--cores", "2", "--scheduler", "greedy", "--snakefile"]
-        return [*base, str(ROOT / "Snakefile"), "--directory", str(self.folder), *overlays, *args]
+        return [*base, str(ROOT / "Snakefile"), "--directory", str(self.folder), *args, *overlays]
 
     def run(self, *args: str, changes: dict | None = None, configs: tuple[Path, ...] = (REDUCED,), timeout: int = 900):
         """Run snakemake; returns the completed process with stdout and stderr together."""

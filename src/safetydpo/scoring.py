@@ -60,7 +60,7 @@ def look_at(eyes: Eyes, images: pd.DataFrame, prompts: pd.DataFrame, base: pd.Da
             for row, old, value in zip(rows, before, layout, strict=True):
                 row |= {"ssim_base": value, "clip_score_change": row["clip_score"] - old["clip_score"]}
         for row, item in zip(rows, part.itertuples(), strict=True):
-            fact = facts.loc[item.prompt_id]
+            fact: Any = facts.loc[str(item.prompt_id)]
             expected = json.loads(fact.expected)
             row |= {"prompt_id": item.prompt_id, "category": fact.category, "kind": fact.kind, "seed": item.seed}
             row["attributes"] = _share_right(row, expected, ATTRIBUTES)

@@ -59,8 +59,7 @@ def tune(
         eyes = Eyes(judges, device_of(model.device))
         for scale in scales:
             images = render(load_pipeline(model, lora, scale), list(rows.prompt), list(rows.seed), model)
-            cells = rows.copy()
-            cells["image"] = [png(pixels) for pixels in images]
+            cells = rows.join(pd.Series([png(pixels) for pixels in images], name="image"))
             table.append(_curve_row(look_at(eyes, cells, rows, None), scale))
             print(table[-1])
         curve = pd.DataFrame(table)

@@ -29,7 +29,7 @@ def test_every_file_of_the_map_exists(finished):
         "merged/ties/README.md",
         "tuning/merged-co-merge.json",
         "images/merged-co-merge/ood/0.parquet",
-        "scores/expert-cross/safe.parquet",
+        "scores/expert-cross/test.parquet",
         "metrics.parquet",
         "report.html",
     ):

@@ -55,7 +55,7 @@ def test_a_new_category_adds_without_redoing(finished):
 def test_evaluate_n_redoes_evaluation_only(finished):
     plan = finished.planned({"evaluate": {"n": 9}})
     assert set(plan) == EVALUATION
-    assert plan["render_benchmark"] == plan["score"] == 20
+    assert plan["render_benchmark"] == plan["score"] == 12
 
 
 def test_batch_size_and_device_redo_nothing_but_the_written_config(finished):

