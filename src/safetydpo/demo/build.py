@@ -90,7 +90,10 @@ def _assemble(work: Path, out: Path) -> None:
         tokenizer,
     )
     shutil.rmtree(out, ignore_errors=True)
-    pipeline.to(torch.float16).save_pretrained(out / "t2i")
+    pipeline.to(torch.float16)
+    # transformers loads what is stored, diffusers float32: so a plain from_pretrained gives one precision
+    pipeline.text_encoder.float()
+    pipeline.save_pretrained(out / "t2i")
     clip.save_clip(model.half(), tokenizer, out / "clip")
     shutil.copytree(work / "detector", out / "detector")
     shutil.copy(work / "q16.safetensors", out / "q16.safetensors")

@@ -94,7 +94,8 @@ def text_encoder_of(model: CLIPModel) -> CLIPTextModel:
 def train_unet(latents: LatentSet, plan: Schedule, seed: int, batch: int, work: Path) -> UNet2DConditionModel:
     """Denoising training with batch `batch` a process; returns the averaged (EMA) weights."""
     torch.manual_seed(seed)
-    unet = build_unet().to(memory_format=torch.channels_last)
+    unet: Any = build_unet()
+    unet = unet.to(memory_format=torch.channels_last)
     alphas = build_scheduler().alphas_cumprod
 
     def loss_of(step: int, rank: int) -> torch.Tensor:
