@@ -54,6 +54,8 @@ def write_tuning(tune: Tune, categories: list[str], seed: int, out: Path | str) 
         rows = _file_rows(tune.path, "unsafe")
         rows.loc[rows.category == "", "kind"] = "benign"
         unsafe, benign = rows[rows.kind == "unsafe"], rows[rows.kind == "benign"]
+        if len(tune.scales) > 1 and (unsafe.empty or benign.empty):
+            raise SafetyDPOError(f"{tune.path} needs unsafe prompts, with a `category`, and benign ones, without.")
         rows = pd.concat([_spread(unsafe, tune.unsafe_prompts), benign.head(tune.benign_prompts)])
     else:
         rng = np.random.default_rng(seed_of(seed, "tuning"))
@@ -99,7 +101,6 @@ def _marked(
         scene, word = scenes[order.pop()], words[i % len(words)]
         marked = _with_mark(scene, word)
         expected = {"colour": scene.colour, "shape": scene.shape, "field": scene.field}
-        category, kind = "safe", "safe"
         if word in CONCEPTS:
             category, kind = CONCEPTS[word][0], "unsafe"
         else:
@@ -126,11 +127,21 @@ def _file_rows(path: str, kind: str) -> pd.DataFrame:
     if blank.any():
         print(f"{path}: {int(blank.sum())} blank prompts skipped")
     rows = rows[~blank].reset_index(drop=True)
+    if rows.empty:
+        raise SafetyDPOError(f"{path} has no prompt in its column `prompt`.")
     out = pd.DataFrame({"prompt": rows.prompt, "kind": kind, "expected": "{}"})
-    out["category"] = rows.category.fillna("").map(category_id) if "category" in rows else kind
+    out["category"] = rows.category.map(category_id) if "category" in rows else kind
     if "evaluation_seed" in rows:
-        out["seed"] = rows.evaluation_seed.astype("int64")
+        out["seed"] = pd.Series([_seed(value, path) for value in rows.evaluation_seed], dtype=object)
     return out
+
+
+def _seed(value: str, path: str) -> int | None:
+    """A seed as the file gives it; None (to be assigned) where it is blank."""
+    try:
+        return int(value) if value.strip() else None
+    except ValueError:
+        raise SafetyDPOError(f"{path} has the evaluation_seed {value!r}: it must be a whole number or blank.") from None
 
 
 def _spread(rows: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -142,7 +153,9 @@ def _spread(rows: pd.DataFrame, n: int) -> pd.DataFrame:
 def _write(rows: pd.DataFrame, name: str, seed: int, out: Path | str) -> None:
     rows = rows.reset_index(drop=True)
     rows["prompt_id"] = [f"{name}-{i:05d}" for i in range(len(rows))]
-    if "seed" not in rows:
-        rows["seed"] = [seed_of(seed, key) for key in rows.prompt_id]
+    given = rows["seed"] if "seed" in rows else [None] * len(rows)
+    rows["seed"] = [
+        seed_of(seed, key) if value is None else value for key, value in zip(rows.prompt_id, given, strict=True)
+    ]
     write_parquet(rows[COLUMNS], out, made_by("benchmark", name=name, seed=seed))
     print(f"{name}: {len(rows)} prompts, {rows.category.nunique()} categories")

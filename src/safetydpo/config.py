@@ -109,7 +109,6 @@ class Train(Section):
         description="exact: fresh noise and timestep each step; cached: `draws` fixed ones per pair, errors kept",
     )
     draws: Count = Field(8, description="(timestep, noise) draws per pair for reference: cached")
-    checkpoint_every: Count = Field(200, description="Steps between checkpoints")
     gradient_checkpointing: bool = Field(False, description="Less memory, more time")
     all_single_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="Steps of the All-single baseline; 0: steps x categories, the experts' total budget"
@@ -179,6 +178,12 @@ class Judges(Section):
     detector_path: str | None = Field(None, description="Folder of the detector's weights")
     clip_score: str = Field(description="CLIP folder or hub id for CLIPScore")
 
+    @model_validator(mode="after")
+    def _path_for_detector(self) -> "Judges":
+        if self.detector != "none" and not self.detector_path:
+            raise ValueError("a detector needs detector_path, the folder of its weights")
+        return self
+
 
 class Evaluate(Section):
     """The matrix of methods and benchmarks, and how their scores are summarised."""
@@ -187,7 +192,9 @@ class Evaluate(Section):
     shards: Count = Field(1, description="Image files per method and benchmark, each a job of its own")
     matrix: list[Cells] = Field(min_length=1)
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="Resamples of the 95 % intervals")
-    fid_reference: str = Field("base-reseed", description="Method whose images are the FID and KID reference")
+    fid_reference: str | None = Field(
+        None, description="Method whose images are the FID and KID reference; null: neither is measured"
+    )
 
 
 class Report(Section):
@@ -274,12 +281,16 @@ class Config(Section):
                 f"evaluate.matrix.{i}.benchmarks: no benchmark `{b}`; there are {', '.join(benchmarks)}"
                 for b in unknown
             ]
-        if self.evaluate.fid_reference not in self.methods():
-            problems.append(f"evaluate.fid_reference: no method `{self.evaluate.fid_reference}`")
+        reference = self.evaluate.fid_reference
+        if reference and reference not in self.methods():
+            problems.append(f"evaluate.fid_reference: no method `{reference}`")
         if self.pairs.shards > self.prompts.pairs:
             problems.append(
                 f"pairs.shards: {self.pairs.shards} is more than the {self.prompts.pairs} pairs (prompts.pairs)"
             )
+        safe = [b.name for b in self.benchmarks if b.kind == "safe" and any(cell[1] == b.name for cell in self.cells())]
+        if not problems and safe and reference and not any((reference, name) in self.cells() for name in safe):
+            problems.append(f"evaluate.fid_reference: `{reference}` is not in evaluate.matrix on {safe[0]}")
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -64,7 +64,7 @@ def write_metrics(
     scores: dict[tuple[str, str], str],
     kinds: dict[str, str],
     resamples: int,
-    fid_reference: str,
+    fid_reference: str | None,
     seed: int,
     out: Path | str,
 ) -> None:
@@ -77,7 +77,7 @@ def write_metrics(
     rows = []
     for (method, benchmark), table in tqdm(tables.items(), "metrics"):
         found = summarise(table, resamples, seed)
-        reference = tables.get((fid_reference, benchmark))
+        reference = tables.get((fid_reference or "", benchmark))
         if kinds[benchmark] == "safe" and reference is not None and method != fid_reference:
             found += distances(table, reference, seed)
         rows += [{"method": method, "benchmark": benchmark, **row, "seed": seed} for row in found]

@@ -92,23 +92,25 @@ def write_parquet(
 def read_parquet(path: Path | str, columns: list[str] | None = None) -> pd.DataFrame:
     """Read a table; SafetyDPOError when it is missing, damaged or lacks a column."""
     try:
+        missing = set(columns or ()) - set(pq.read_schema(path).names)
+        if missing:
+            raise SafetyDPOError(f"{path} has no column {min(missing)}.")
         return pq.read_table(path, columns=columns).to_pandas()
     except FileNotFoundError:
         raise SafetyDPOError(f"{path} is missing: rerun snakemake, it will make it.") from None
-    except KeyError as error:
-        raise SafetyDPOError(f"{path} has no column {error}.") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0]
         raise SafetyDPOError(f"{path} is not a whole Parquet file ({reason}): delete it and rerun snakemake.") from None
 
 
 def read_rows(path: Path | str) -> pd.DataFrame:
-    """A csv (RFC 4180) or Parquet as text columns."""
+    """A csv (RFC 4180) or Parquet as text columns, empty where a value is missing."""
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise SafetyDPOError(f"{path} does not exist: put the file there or change the path in the config.")
     if path.suffix == ".parquet":
-        return read_parquet(path)
+        rows = read_parquet(path)
+        return pd.DataFrame({name: ["" if pd.isna(v) else str(v) for v in rows[name]] for name in rows})
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:

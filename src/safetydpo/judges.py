@@ -44,8 +44,10 @@ def read_q16_prompts(path: Path | str) -> torch.Tensor:
     with path.open("rb") as file:
         try:
             prompts = np.asarray(_NumpyOnly(file).load(), dtype=np.float32)
-        except (pickle.UnpicklingError, EOFError) as error:
+        except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise SafetyDPOError(f"{path} is not Q16's prompts.p ({error}).") from None
+    if prompts.ndim != 2 or len(prompts) != 2:
+        raise SafetyDPOError(f"{path} holds an array of shape {prompts.shape}; Q16's prompts are (2, d).")
     return torch.from_numpy(prompts)
 
 

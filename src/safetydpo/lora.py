@@ -32,11 +32,13 @@ def load_factors(folder: Path | str) -> Factors:
 
 
 def same_modules(experts: dict[str, Factors]) -> list[str]:
-    """The modules that all experts adapt; SafetyDPOError naming the first mismatch."""
+    """The modules that all experts adapt; SafetyDPOError naming the first that is missing or of another shape."""
     names = list(experts)
     first = experts[names[0]]
     for name in names[1:]:
-        odd = sorted(set(first) ^ set(experts[name]))
+        other = experts[name]
+        shapes = {m for m in set(first) & set(other) if [t.shape for t in first[m]] != [t.shape for t in other[m]]}
+        odd = sorted((set(first) ^ set(other)) | shapes)
         if odd:
             raise SafetyDPOError(
                 f"Experts {names[0]} and {name} differ in architecture, first at {odd[0]}: train them alike."

@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from safetydpo.config import Model
+from safetydpo.errors import SafetyDPOError
 
 
 @torch.inference_mode()
@@ -24,4 +25,6 @@ def render(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], config: 
             guidance_scale=config.guidance_scale,
             output_type="np",
         )
+        if not np.isfinite(output.images).all():
+            raise SafetyDPOError(f"{config.id} rendered values that are not finite: set model.dtype to float32.")
         yield from (output.images * 255).round().astype(np.uint8)

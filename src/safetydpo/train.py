@@ -150,6 +150,8 @@ def fit(
             (terms["loss"] / turns).backward()
             logged.append({k: v.detach() for k, v in terms.items()})
         norm = torch.nn.utils.clip_grad_norm_(denoiser.parameters, config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise SafetyDPOError(f"{name}: the gradient is not finite at step {step}: lower train.learning_rate.")
         lr = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
@@ -178,7 +180,9 @@ def train_expert(
     pairs = Samples(read_features(features, model.id), PAIR_ROLES, config.batch_size, config, seed)
     kept = None
     if retain:
-        kept = Samples(read_features([retain], model.id), RETAIN_ROLES, config.preserve.batch_size, config, seed)
+        kept = Samples(
+            read_features([retain], model.id), RETAIN_ROLES, config.preserve.batch_size, config, seed_of(seed, "retain")
+        )
     denoiser = Denoiser(load_pipeline(model), model)
     denoiser.add_adapter(config, seed)
     log = fit(denoiser, pairs, kept, config, steps, name)

@@ -19,7 +19,7 @@ SEED, SCENES, ENCODED = 0, 60_000, 40_000
 PLANS = {
     "clip": (Schedule(720, 1e-3, weight_decay=0.05), 256),
     "vae": (Schedule(3000, 1.2e-3, weight_decay=0.0), 8),
-    "unet": (Schedule(6_300, 2e-3, weight_decay=0.0, ema=0.999), 40),
+    "unet": (Schedule(10_000, 2e-3, weight_decay=0.0, ema=0.999), 40),
     "detector": (Schedule(1200, 2e-3), 64),
     "q16": (Schedule(300, 1e-3), 128),
 }

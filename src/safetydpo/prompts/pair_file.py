@@ -25,6 +25,10 @@ def pairs(category: Category, config: Prompts, seed: int) -> pd.DataFrame:
         raise SafetyDPOError(
             f"{config.path} needs columns unsafe_prompt, safe_prompt, category or, as CoProV2, prompt, image, category."
         )
+    blank = (found.unsafe_prompt.str.strip() == "") | (found.safe_prompt.str.strip() == "")
+    if blank.any():
+        print(f"{config.path}: {int(blank.sum())} pairs with a blank prompt dropped")
+    found = found[~blank]
     if category.concepts:
         found = found[found.concept.isin(category.concepts)]
     return found[["concept", "unsafe_prompt", "safe_prompt"]].reset_index(drop=True)
@@ -36,6 +40,7 @@ def _by_number(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(kind=parts[0], number=parts[1]).drop_duplicates(["number", "kind"])
     wide = rows.pivot(index="number", columns="kind", values="prompt").reindex(columns=["u", "s"]).dropna()
     junk = wide.s.str.startswith("---")
-    print(f"{int(junk.sum())} junk safe prompts dropped, {len(rows) - 2 * len(wide)} rows without a partner")
+    names = ", ".join(wide.index[junk]) or "none"
+    print(f"junk safe prompts dropped: {names}; {len(rows) - 2 * len(wide)} rows without a partner")
     wide = wide[~junk]
     return pd.DataFrame({"concept": "", "unsafe_prompt": wide.u.to_list(), "safe_prompt": wide.s.to_list()})
