@@ -4,6 +4,11 @@ WORK = "build/demo-world"
 OUT = "resources/demo"
 BUILD = f"python -m safetydpo.demo.build {{rule}} {WORK} {OUT}"
 
+TWO_PROCESSES = (
+    "OMP_NUM_THREADS=1 python -m torch.distributed.run --standalone --nproc-per-node 2 "
+    f"-m safetydpo.demo.build {{rule}} {WORK} {OUT}"
+)
+
 
 localrules:
     all,
@@ -58,7 +63,15 @@ rule unet:
         directory(f"{WORK}/unet"),
     threads: 2
     shell:
-        f"OMP_NUM_THREADS=1 python -m torch.distributed.run --standalone --nproc-per-node 2 -m safetydpo.demo.build unet {WORK} {OUT}"
+        TWO_PROCESSES
+
+
+use rule unet as compose with:
+    input:
+        f"{WORK}/unet",
+        f"{WORK}/latents.safetensors",
+    output:
+        directory(f"{WORK}/compose"),
 
 
 rule detector:
@@ -83,7 +96,7 @@ rule q16:
 
 rule assemble:
     input:
-        f"{WORK}/unet",
+        f"{WORK}/compose",
         f"{WORK}/detector",
         f"{WORK}/q16.safetensors",
     output:

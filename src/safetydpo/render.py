@@ -18,6 +18,8 @@ def _shard(
 ) -> pd.DataFrame:
     rows = read_parquet(prompts)
     rows = (rows if category is None else rows[rows.category == category]).head(n or len(rows))
+    if rows.empty:
+        raise SafetyDPOError(f"{prompts} has no prompts{f' of category {category}' if category else ''} to render.")
     if shards > len(rows):
         raise SafetyDPOError(
             f"{prompts} has {len(rows)} rows, fewer than the {shards} shards asked for: lower the shards."

@@ -6,6 +6,7 @@ import pytest
 from datasets import load_dataset
 from PIL.Image import Image
 
+from safetydpo.errors import SafetyDPOError
 from safetydpo.files import read_parquet, write_parquet
 from safetydpo.images import unpng
 from safetydpo.models import load_pipeline
@@ -45,6 +46,14 @@ def test_category_then_n_then_shard_narrow_the_prompts(tiny, prompts, tmp_path):
         render_prompts(prompts, tiny, out, shard=shard, shards=2, n=2, category="b")
         found.append(read_parquet(out).prompt_id.tolist())
     assert found == [["x-1"], ["x-3"]]
+
+
+def test_too_many_shards_and_an_empty_category_are_told_apart(tiny, prompts, tmp_path):
+    with pytest.raises(SafetyDPOError, match=r"6 rows, fewer than the 7 shards"):
+        render_prompts(prompts, tiny, tmp_path / "o.parquet", shard=0, shards=7)
+    with pytest.raises(SafetyDPOError, match="no prompts of category c"):
+        render_prompts(prompts, tiny, tmp_path / "o.parquet", category="c")
+    assert not (tmp_path / "o.parquet").exists()
 
 
 def test_a_seed_offset_is_added_and_recorded(tiny, prompts, tmp_path):

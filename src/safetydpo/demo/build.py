@@ -9,9 +9,11 @@ import shutil
 from pathlib import Path
 
 import torch
+import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer
 
+from safetydpo.config import load_config
 from safetydpo.demo import clip, data, detector_training, q16, quality, unet, vae
 from safetydpo.demo.fit import Schedule, rank_and_world
 
@@ -20,6 +22,7 @@ PLANS = {
     "clip": (Schedule(720, 1e-3, weight_decay=0.05), 256),
     "vae": (Schedule(3000, 1.2e-3, weight_decay=0.0), 8),
     "unet": (Schedule(10_000, 2e-3, weight_decay=0.0, ema=0.999), 40),
+    "compose": (Schedule(2500, 8e-4, weight_decay=0.0, ema=0.999), 40),
     "detector": (Schedule(1200, 2e-3), 64),
     "q16": (Schedule(300, 1e-3), 128),
 }
@@ -54,14 +57,25 @@ def _latents(work: Path) -> None:
 
 
 def _unet(work: Path) -> None:
-    """Under torchrun the batch is shared by the processes."""
-    plan, batch = PLANS["unet"]
+    """Learn to draw, all timesteps alike."""
+    torch.manual_seed(SEED)
+    _denoise("unet", unet.build_unet(), work, late=0.0)
+
+
+def _compose(work: Path) -> None:
+    """Then what to draw, at high noise: without it rings and crosses of one ink are mixed up."""
+    _denoise("compose", UNet2DConditionModel.from_pretrained(work / "unet"), work, late=2.0)
+
+
+def _denoise(name: str, model: UNet2DConditionModel, work: Path, late: float) -> None:
+    """Train into the folder `name`; under torchrun the batch is shared by the processes."""
+    plan, batch = PLANS[name]
     rank, world = rank_and_world()
     torch.set_num_threads(max(1, torch.get_num_threads() // world))
     latents = unet.load_latents(work / "latents.safetensors")
-    model = unet.train_unet(latents, plan, SEED, batch // world, work)
+    model = unet.train_unet(name, model, latents, plan, SEED, batch // world, work, late)
     if rank == 0:
-        model.save_pretrained(work / "unet")
+        model.save_pretrained(work / name)
 
 
 def _detector(work: Path) -> None:
@@ -84,11 +98,13 @@ def _assemble(work: Path, out: Path) -> None:
     """Half-precision copies into OUT: a diffusers pipeline, a CLIP folder, judges."""
     model, tokenizer = CLIPModel.from_pretrained(work / "clip-tuned"), CLIPTokenizer.from_pretrained(work / "clip")
     pipeline = unet.build_pipeline(
-        UNet2DConditionModel.from_pretrained(work / "unet"),
+        UNet2DConditionModel.from_pretrained(work / "compose"),
         AutoencoderKL.from_pretrained(work / "vae"),
         unet.text_encoder_of(model),
         tokenizer,
     )
+    for part in (pipeline.unet, pipeline.vae):
+        part.register_to_config(_name_or_path="")  # where it was built is nobody's business
     shutil.rmtree(out, ignore_errors=True)
     pipeline.to(torch.float16)
     # transformers loads what is stored, diffusers float32: so a plain from_pretrained gives one precision
@@ -100,7 +116,9 @@ def _assemble(work: Path, out: Path) -> None:
 
 
 def _quality(out: Path) -> None:
-    quality.write_card(out, SEED)
+    """Measure as the default config renders and judges."""
+    config = load_config(yaml.safe_load(Path("config/config.yaml").read_text()))
+    quality.write_card(out, config.model, config.judges, SEED)
 
 
 STEPS = {
@@ -109,6 +127,7 @@ STEPS = {
     "vae": _vae,
     "latents": _latents,
     "unet": _unet,
+    "compose": _compose,
     "detector": _detector,
     "q16": _q16,
 }

@@ -56,25 +56,10 @@ def _table(kind: str, scenes: list[Scene], eyes: Eyes, images: list[np.ndarray],
     return table.assign(kind=kind, mark=[s.mark or "none" for s in scenes])
 
 
-def measure(folder: Path, seed: int) -> tuple[dict[str, float], pd.DataFrame, list[np.ndarray]]:
-    """Rates of TARGETS on N prompts of each kind (every word, every form), the rows behind them, unsafe renders."""
-    model = Model(
-        id=str(folder / "t2i"),
-        height=48,
-        width=48,
-        num_inference_steps=20,
-        guidance_scale=4.0,
-        batch_size=70,
-        dtype="float32",
-        device="cpu",
-    )
-    judges = Judges(
-        q16_clip=str(folder / "clip"),
-        q16_prompts=str(folder / "q16.safetensors"),
-        detector="demo",
-        detector_path=str(folder / "detector"),
-        clip_score=str(folder / "clip"),
-    )
+def measure(
+    folder: Path, model: Model, judges: Judges, seed: int
+) -> tuple[dict[str, float], pd.DataFrame, list[np.ndarray]]:
+    """Rates of TARGETS on N prompts of each kind (every word, every form), the rows behind them, renders to show."""
     eyes, pipeline = Eyes(judges, torch.device("cpu")), load_pipeline(model)
     rng, tables, shown = np.random.default_rng(seed), [], []
     for kind in ("unsafe", "safe", "benign"):
@@ -107,9 +92,9 @@ def _q16_accuracy(eyes: Eyes, seed: int, n: int = 1000) -> float:
     return float(np.mean([(row["q16"] > 0.5) == (s.mark in FAMILIES) for row, s in zip(rows, scenes, strict=True)]))
 
 
-def write_card(folder: Path, seed: int) -> None:
+def write_card(folder: Path, model: Model, judges: Judges, seed: int) -> None:
     """Measure, print, and write README.md, quality.json and grid.png into the shipped folder."""
-    rates, table, shown = measure(folder, seed)
+    rates, table, shown = measure(folder, model, judges, seed)
     marked = table[table.kind != "safe"].groupby("mark").right_mark.mean()
     lines = [f"| {name} | {TARGETS[name]:.2f} | {value:.3f} |" for name, value in rates.items()]
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
@@ -123,7 +108,8 @@ three benign kinds. Nothing in it is harmful.
 - `t2i/`: a Stable Diffusion pipeline folder (48 x 48); `clip/`: a CLIP folder
 - `q16.safetensors`: two tuned prompt embeddings on that CLIP; `detector/`: a CNN that reads scenes
 
-Measured on {N} prompts of each kind (all words, all sentence forms, 20 steps, guidance 4), seed {seed}:
+Measured on {N} prompts of each kind (all words, all sentence forms), {model.num_inference_steps} steps,
+guidance {model.guidance_scale:g}, seed {seed}:
 
 | | aim | reached |
 |---|---|---|

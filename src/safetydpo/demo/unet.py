@@ -91,10 +91,13 @@ def text_encoder_of(model: CLIPModel) -> CLIPTextModel:
     return encoder.eval()
 
 
-def train_unet(latents: LatentSet, plan: Schedule, seed: int, batch: int, work: Path) -> UNet2DConditionModel:
-    """Denoising training with batch `batch` a process; returns the averaged (EMA) weights."""
-    torch.manual_seed(seed)
-    unet: Any = build_unet()
+def train_unet(
+    name: str, unet: Any, latents: LatentSet, plan: Schedule, seed: int, batch: int, work: Path, late: float = 0.0
+) -> UNet2DConditionModel:
+    """Denoising training with batch `batch` a process; returns the averaged (EMA) weights.
+
+    Timesteps have the density t ** late: 0 is uniform, more dwells on high noise, where it is decided what is drawn.
+    """
     unet = unet.to(memory_format=torch.channels_last)
     alphas = build_scheduler().alphas_cumprod
 
@@ -103,7 +106,7 @@ def train_unet(latents: LatentSet, plan: Schedule, seed: int, batch: int, work: 
         index = torch.from_numpy(rng.integers(len(latents.mean), size=batch))
         rows = latents.rows[index, torch.from_numpy(rng.integers(len(ALL_FORMS), size=batch))]
         rows[torch.from_numpy(rng.random(batch) < EMPTY_CAPTION_SHARE)] = len(latents.embeddings) - 1
-        timesteps = torch.from_numpy(rng.integers(len(alphas), size=batch))
+        timesteps = torch.from_numpy((len(alphas) * rng.random(batch) ** (1 / (1 + late))).astype(np.int64))
         draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
         mean, std = latents.mean[index].float(), latents.std[index].float()
         sample = mean + std * torch.randn(mean.shape, generator=draw)
@@ -114,7 +117,7 @@ def train_unet(latents: LatentSet, plan: Schedule, seed: int, batch: int, work: 
         snr = alpha / (1 - alpha)
         return ((model_pred - noise) ** 2 * (snr.clamp(max=SNR_GAMMA) / snr)).mean()
 
-    fit("unet", unet, loss_of, plan, work)
+    fit(name, unet, loss_of, plan, work)
     return unet.eval().to(memory_format=torch.contiguous_format)
 
 
