@@ -2,12 +2,9 @@
 # About two hours on two cores. Every training step resumes from its checkpoint in build/demo-world after a kill.
 WORK = "build/demo-world"
 OUT = "resources/demo"
-BUILD = f"python -m safetydpo.demo.build {{rule}} {WORK} {OUT}"
-
-TWO_PROCESSES = (
-    "OMP_NUM_THREADS=1 python -m torch.distributed.run --standalone --nproc-per-node 2 "
-    f"-m safetydpo.demo.build {{rule}} {WORK} {OUT}"
-)
+STEP = f"-m safetydpo.demo.build {{rule}} {WORK} {OUT}"
+BUILD = f"python {STEP}"
+TWO_PROCESSES = f"OMP_NUM_THREADS=1 python -m torch.distributed.run --standalone --nproc-per-node 2 {STEP}"
 
 
 localrules:

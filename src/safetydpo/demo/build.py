@@ -63,7 +63,7 @@ def _unet(work: Path) -> None:
 
 
 def _compose(work: Path) -> None:
-    """Then what to draw, at high noise: without it rings and crosses of one ink are mixed up."""
+    """Then what to draw, at high noise: without it rings and crosses of one ink are mixed up more often."""
     _denoise("compose", UNet2DConditionModel.from_pretrained(work / "unet"), work, late=2.0)
 
 
