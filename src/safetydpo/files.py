@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 
 from safetydpo.config import STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
@@ -36,7 +37,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SafetyDPOError(
             f"Cannot write {path}: {reason}. Free space or make the folder writable, then rerun."
@@ -127,8 +128,6 @@ def write_safetensors(tensors: "dict[str, torch.Tensor]", path: Path | str, head
 
 def read_safetensors(path: Path | str) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
     """Tensors and header of a safetensors file; SafetyDPOError when it is missing or damaged."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

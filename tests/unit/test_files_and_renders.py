@@ -1,5 +1,7 @@
 """LoRA round trip through diffusers, renders, features, and files that are whole or not there."""
 
+import resource
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -8,7 +10,15 @@ import torch
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.feature_sets import read_features
-from safetydpo.files import made_by, read_parquet, read_safetensors, whole_file, write_parquet, write_safetensors
+from safetydpo.files import (
+    made_by,
+    read_parquet,
+    read_safetensors,
+    whole_file,
+    write_parquet,
+    write_safetensors,
+    write_text,
+)
 from safetydpo.images import unpng
 from safetydpo.lora import load_factors, save_factors
 from safetydpo.models import load_pipeline
@@ -141,6 +151,26 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SafetyDPOError, match=r"Cannot write .*: File exists\. Free space or make the folder writable"):
         write_parquet([{"a": 1}], tmp_path / "file/x.parquet")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: write_text("x" * 100_000, folder / "x.txt"),
+        lambda folder: write_parquet([{"a": np.random.default_rng(0).bytes(100_000)}], folder / "x.parquet"),
+        lambda folder: write_safetensors({"a": torch.zeros(100_000)}, folder / "x.safetensors", {}),
+    ],
+    ids=["text", "parquet", "safetensors"],
+)
+def test_a_disk_that_fills_up_is_said(tmp_path, write):
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the kernel refuses the rest of a write, as a full disk
+    try:
+        with pytest.raises(SafetyDPOError, match=r"Cannot write .*: .*File too large.*Free space"):
+            write(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_headers_tell_the_stage(tmp_path):
