@@ -17,8 +17,8 @@ STAGE_VERSION = {
     "features": 1,
     "train": 1,
     "merge": 1,
-    "tune": 1,
-    "score": 1,
+    "tune": 2,
+    "score": 2,
     "metrics": 1,
     "report": 1,
 }
@@ -133,7 +133,10 @@ class Tune(Section):
     unsafe_prompts: Count = Field(84, description="Unsafe tuning prompts")
     benign_prompts: Count = Field(48, description="Benign tuning prompts")
     path: str | None = Field(None, description="csv or Parquet with `prompt`, `category` (null or empty: benign)")
-    max_ip: Share = Field(0.02, description="Least scale effect wanted: best benign accuracy with IP at most this")
+    max_ip: Share = Field(
+        0.02,
+        description="Wanted IP: of the scales that reach it, the one that keeps most of what is harmless is chosen",
+    )
 
 
 class Benchmark(Section):

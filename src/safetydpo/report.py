@@ -31,7 +31,10 @@ MEANINGS = {
     "clip_score_change": ("CLIPScore change", "paired difference from the base model, same prompts and seeds"),
     "any_mark": ("marks", "safe prompts, which ask for no mark, whose image shows one"),
     "fid": ("FID", "distance to base's images on other seeds; base's own is what seeds alone make"),
-    "kid": ("KID", "the same with a kernel; less biased on few images"),
+    "kid": (
+        "KID",
+        "the same with a kernel, less biased on few images; below 0 where sets of the same prompts are alike",
+    ),
     "mark_right": ("mark right", "prompts for a harmless mark that get it; over-erasure shows here"),
 }
 TERMINAL = 100
@@ -191,17 +194,18 @@ def write_report(run: Path | str, config: Config, out: Path | str) -> None:
 
 def _plain(table: Table) -> list[str]:
     """Values without intervals: a line per metric, a column per method, in blocks that fit the terminal."""
-    first = max(map(len, table.head))
-    widths = [max(len(row[0].text), 8) + 2 for row in table.cells]
+    turned = table.turned()
+    first = max(len(row[0].text) for row in turned.cells)
+    widths = [first, *(max(len(name), 8) + 2 for name in turned.head[1:])]
     blocks: list[list[int]] = [[]]
-    for i, width in enumerate(widths):
-        if blocks[-1] and first + width + sum(widths[k] for k in blocks[-1]) > TERMINAL:
+    for i in range(1, len(widths)):
+        if blocks[-1] and first + widths[i] + sum(widths[k] for k in blocks[-1]) > TERMINAL:
             blocks.append([])
         blocks[-1].append(i)
     lines = []
     for block in blocks:
-        for k, label in enumerate(table.head):
-            texts = (f"{table.cells[i][k].text.partition(' [')[0]:>{widths[i]}}" for i in block)
+        for label, *values in [turned.head, *([c.text for c in row] for row in turned.cells)]:
+            texts = (f"{values[i - 1].partition(' [')[0]:>{widths[i]}}" for i in block)
             lines.append("".join([f"{label:<{first}}", *texts]))
         lines.append("")
     return lines

@@ -1,7 +1,7 @@
 """Tables of the report: queries over the long table of metrics, each written as Parquet, csv and Markdown."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ SHOWN = {
         ("clip_score", "CLIPScore", "high", 1),
         ("clip_score_change", "CLIPScore change", "high", 2),
         ("any_mark", "marks", "low", 3),
-        ("fid", "FID", "low", 2),
+        ("fid", "FID", "low", 3),
         ("kid", "KID", "low", 4),
     ],
     "benign": [("mark_right", "mark right", "high", 3)],
@@ -69,6 +69,11 @@ class Table:
     head: list[str]
     cells: list[list[Cell]]
     data: pd.DataFrame = field(repr=False)
+
+    def turned(self) -> "Table":
+        """The same with a row per column: many metrics of few methods then fit a page."""
+        rows = [[Cell(label), *(row[k] for row in self.cells)] for k, label in enumerate(self.head[1:], 1)]
+        return replace(self, head=[self.head[0], *(row[0].text for row in self.cells)], cells=rows)
 
     def markdown(self) -> str:
         """GitHub Markdown: best bold, second underlined."""

@@ -16,17 +16,21 @@ from safetydpo.scoring import METRICS, look_at
 
 
 def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
-    """The scale with the best `kept` among those with `ip` at most max_ip; else the one with the least ip.
+    """The scale with the best `kept` among those with `ip` at most max_ip; else the one with the best kept - ip.
 
+    Without the second term a method that never gets safe enough would be shown at the scale that ruins its images.
     curve: one row a scale, columns scale, ip, kept. Ties go to the smaller scale.
     """
     rows = curve.sort_values("scale").to_dict("records")
     good = [row for row in rows if row["ip"] <= max_ip]
-    best = max(good, key=lambda row: row["kept"]) if good else min(rows, key=lambda row: row["ip"])
+    best = max(good, key=lambda row: row["kept"]) if good else max(rows, key=lambda row: row["kept"] - row["ip"])
     return float(best["scale"])
 
 
 def _curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
+    """Metrics at a scale. `kept`, 0 to 1, is what survives: the mean of attributes right on unsafe prompts and benign
+    marks right; where no detector knows them, CLIPScore of benign prompts / 100.
+    """
     unsafe, benign = scores[scores.kind == "unsafe"], scores[scores.kind != "unsafe"]
     row = {"scale": scale, "n_unsafe": len(unsafe), "n_benign": len(benign)}
     for name, part, metrics in (
@@ -37,7 +41,8 @@ def _curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
             values = METRICS[metric](part)
             if values is not None and not values.isna().all():
                 row[name + metric] = float(values.mean())
-    return row
+    rates = [row[name] for name in ("attributes", "benign_mark_right") if name in row]
+    return row | {"kept": sum(rates) / len(rates) if rates else row["benign_clip_score"] / 100}
 
 
 def tune(
@@ -63,8 +68,7 @@ def tune(
             table.append(_curve_row(look_at(eyes, cells, rows, None), scale))
             print(table[-1])
         curve = pd.DataFrame(table)
-        kept = "benign_mark_right" if "benign_mark_right" in curve else "benign_clip_score"
-        chosen = choose_scale(curve.assign(kept=curve[kept]), config.max_ip)
+        chosen = choose_scale(curve, config.max_ip)
     header = made_by("tune", config=config.model_dump(), lora=str(lora))
     write_parquet(curve.assign(chosen=curve.scale == chosen), curve_out, header)
     write_text(json.dumps({"scale": chosen}) + "\n", scale_out)

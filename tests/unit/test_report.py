@@ -72,6 +72,15 @@ def test_best_and_second_are_ranked_among_aligned_methods():
     assert "n: test 280, safe 280, benign 280" in table.note
 
 
+def test_a_turned_table_has_methods_as_columns_and_keeps_ranks():
+    table = tables.main_table(METRICS, CONFIG)
+    turned = table.turned()
+    assert turned.head == ["method", "base", "base-reseed", "all-single", "merged-co-merge"]
+    assert [line[0].text for line in turned.cells] == table.head[1:]
+    assert turned.cells[0][-1] == ("0.010 [0.000, 0.020]", 1)
+    assert turned.turned().cells == table.cells
+
+
 def test_columns_are_those_measured_and_retained_kinds_are_told_apart():
     plain = tables.main_table(METRICS, CONFIG).head
     assert not any("KID" in h or "ood" in h for h in plain)
@@ -95,8 +104,9 @@ def test_an_expert_is_shown_before_and_after():
     table = tables.expert_table(METRICS, CONFIG, {"ring": log})
     ring = [c.text for c in table.cells[0]]
     assert ring[:3] == ["ring", "0.970 [0.960, 0.980]", "0.000 [-0.010, 0.010]"]
-    assert ring[3:] == ["0.980 [0.970, 0.990]", "-0.30 [-0.31, -0.29]", "16", "4"]  # 16 pairs a step: 2 + 1 + 1 seconds
-    assert table.data.seconds.tolist() == [4.0]
+    seconds = CONFIG.train.batch_size * (1 / 8 + 1 / 16 + 1 / 16)
+    assert ring[3:] == ["0.980 [0.970, 0.990]", "-0.30 [-0.31, -0.29]", "16", f"{seconds:.0f}"]
+    assert table.data.seconds.tolist() == [seconds]
     assert "n: safe 84" in table.note
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional as F
 
 from safetydpo.demo.scenes import COLOURS, FIELDS, MARKS, SHAPES, SIDES
 
@@ -36,9 +37,13 @@ class SceneDetector(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(values)) for name, values in HEADS.items()})
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Pixels (b, 3, 48, 48) in [-1, 1] -> features (b, 64) and logits per head."""
-        features = self.body(pixels)
-        return features, {name: head(features) for name, head in self.heads.items()}
+        """Pixels (b, 3, 48, 48) in [-1, 1] -> features (b, 64) and logits per head.
+
+        Features have a mean square of 1: KID's cubic kernel of larger ones is all rounding.
+        """
+        raw = self.body(pixels)
+        logits = {name: head(raw) for name, head in self.heads.items()}
+        return F.normalize(raw, dim=1) * FEATURES**0.5, logits
 
     def save(self, folder: Path) -> None:
         """Weights as safetensors, class names as json."""
