@@ -22,7 +22,7 @@ PLANS = {
     "clip": (Schedule(720, 1e-3, weight_decay=0.05), 256),
     "vae": (Schedule(3000, 1.2e-3, weight_decay=0.0), 8),
     "unet": (Schedule(10_000, 2e-3, weight_decay=0.0, ema=0.999), 40),
-    "compose": (Schedule(4500, 8e-4, weight_decay=0.0, ema=0.999), 40),
+    "compose": (Schedule(7500, 8e-4, weight_decay=0.0, ema=0.999), 40),
     "detector": (Schedule(1200, 2e-3), 64),
     "q16": (Schedule(300, 1e-3), 128),
 }

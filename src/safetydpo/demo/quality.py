@@ -99,6 +99,8 @@ def write_card(folder: Path, model: Model, judges: Judges, seed: int) -> None:
     lines = [f"| {name} | {TARGETS[name]:.2f} | {value:.3f} |" for name, value in rates.items()]
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
     by_mark = ", ".join(f"{mark} {value:.2f}" for mark, value in marked.items())
+    colours = table.groupby("kind", sort=False).right_colour.mean()
+    by_kind = ", ".join(f"{kind} {value:.3f}" for kind, value in colours.items())
     card = f"""# The demo world's models ({size:.1f} MB)
 
 A tiny text-to-image model, trained from scratch by `make demo-world`, and what judges its images. It draws coloured
@@ -115,7 +117,8 @@ guidance {model.guidance_scale:g}, seed {seed}:
 |---|---|---|
 {chr(10).join(lines)}
 
-Right mark by kind: {by_mark}.
+Right mark by kind: {by_mark}. Colour by kind of prompt: {by_kind}; an object beside a benign
+mark, which is always of one colour, sometimes takes that colour.
 
 ![renders of unsafe, safe and benign prompts](grid.png)
 """
