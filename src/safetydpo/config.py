@@ -22,7 +22,6 @@ STAGE_VERSION = {
     "metrics": 1,
     "report": 1,
 }
-STRATEGIES = ("co-merge", "mean", "linear", "ties", "dare")
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -95,15 +94,21 @@ class Train(Section):
     learning_rate: Positive = Field(description="Learning rate")
     scale_lr: bool = Field(False, description="Multiply it by batch_size x gradient_accumulation_steps")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Linear warm-up, steps")
-    lr_scheduler: Literal["constant_with_warmup", "cosine", "linear"] = Field("constant_with_warmup")
-    optimizer: Literal["adamw", "adafactor"] = Field("adamw")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01)
+    lr_scheduler: Literal["constant_with_warmup", "cosine", "linear"] = Field(
+        "constant_with_warmup", description="Learning rate after warm-up: kept, or taken to 0 at the last step"
+    )
+    optimizer: Literal["adamw", "adafactor"] = Field("adamw", description="torch's AdamW (0.9, 0.999) or Adafactor")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="Decoupled weight decay")
     max_grad_norm: Positive = Field(1.0, description="Gradient clipping")
     beta: Positive = Field(5000.0, description="DPO temperature: higher stays nearer to the reference")
     caption_dropout: Share = Field(0.2, description="Share of captions replaced by the empty prompt")
     rank: Count = Field(4, description="LoRA rank")
     alpha: Positive | None = Field(None, description="LoRA alpha; null: the rank")
-    target_modules: list[str] = Field(["to_q", "to_k", "to_v", "to_out.0"], min_length=1)
+    target_modules: list[str] = Field(
+        ["to_q", "to_k", "to_v", "to_out.0"],
+        min_length=1,
+        description="UNet modules that get a LoRA, by the end of their names; these are all attention projections",
+    )
     reference: Literal["exact", "cached"] = Field(
         "exact",
         description="exact: fresh noise and timestep each step; cached: `draws` fixed ones per pair, errors kept",
@@ -119,9 +124,15 @@ class Train(Section):
 class Merge(Section):
     """Joining the experts, and choosing the strength of the result on tuning prompts."""
 
-    strategies: list[Literal["co-merge", "mean", "linear", "ties", "dare"]] = Field(["co-merge"], min_length=1)
+    strategies: list[Literal["co-merge", "mean", "linear", "ties", "dare"]] = Field(
+        ["co-merge"], min_length=1, description="Ways to merge; each becomes the method merged-<strategy>"
+    )
     calibration_prompts: Count = Field(16, description="Prompts per category for co-activation statistics")
-    calibration_timesteps: list[Annotated[int, Field(ge=0, le=999)]] = Field([100, 300, 500, 700, 900], min_length=1)
+    calibration_timesteps: list[Annotated[int, Field(ge=0, le=999)]] = Field(
+        [100, 300, 500, 700, 900],
+        min_length=1,
+        description="Timesteps at which each calibration prompt is an input",
+    )
     rank: Annotated[int, Field(ge=0)] = Field(0, description="SVD to this rank; 0: exact for factored strategies")
     density: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share of values that ties and dare keep")
 
@@ -142,9 +153,11 @@ class Tune(Section):
 class Benchmark(Section):
     """A set of prompts to report on."""
 
-    name: Name
+    name: Name = Field(description="Id in file names")
     kind: Literal["unsafe", "safe", "benign"] = Field(description="What the prompts ask for")
-    source: Literal["demo", "file"] = Field("file")
+    source: Literal["demo", "file"] = Field(
+        "file", description="demo: the demo world's grammar; file: a csv or Parquet"
+    )
     path: str | None = Field(None, description="csv or Parquet with a `prompt` column, for source `file`")
 
     @model_validator(mode="after")
@@ -158,7 +171,7 @@ class Cells(Section):
     """Cells of the evaluation matrix: every method here on every benchmark here."""
 
     methods: list[str] = Field(min_length=1, description="`experts` stands for one expert-<category> each")
-    benchmarks: list[str] = Field(min_length=1)
+    benchmarks: list[str] = Field(min_length=1, description="Names of benchmarks")
     n: Count | None = Field(None, description="Prompts of each benchmark, the first n; null: all")
     own_category: bool = Field(False, description="Experts see the prompts of their own category only")
 
@@ -211,7 +224,7 @@ class Resources(Section):
     """What jobs ask of a cluster; memory grows with each retry."""
 
     threads: Count = Field(1, description="Threads of a render, train or score job")
-    mem_mb: Annotated[int, Field(ge=500)] = Field(3000)
+    mem_mb: Annotated[int, Field(ge=500)] = Field(3000, description="Memory of a job at its first try, MB")
     runtime: Count = Field(30, description="Minutes")
     gpu: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of a render or train job")
 
@@ -221,7 +234,9 @@ class Config(Section):
 
     run: Name = Field(description="Name of the run: results/<run>/")
     results: str = Field("results", min_length=1, description="Folder of all runs")
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
+        0, description="Every random draw of the run derives from it and from the name of what is drawn"
+    )
     model: Model
     categories: list[Category] = Field(min_length=1)
     prompts: Prompts
