@@ -73,7 +73,7 @@ class Table:
     def turned(self) -> "Table":
         """The same with a row per column: many metrics of few methods then fit a page."""
         rows = [[Cell(label), *(row[k] for row in self.cells)] for k, label in enumerate(self.head[1:], 1)]
-        return replace(self, head=[self.head[0], *(row[0].text for row in self.cells)], cells=rows)
+        return replace(self, head=["", *(row[0].text for row in self.cells)], cells=rows)
 
     def markdown(self) -> str:
         """GitHub Markdown: best bold, second underlined."""

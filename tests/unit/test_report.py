@@ -75,7 +75,7 @@ def test_best_and_second_are_ranked_among_aligned_methods():
 def test_a_turned_table_has_methods_as_columns_and_keeps_ranks():
     table = tables.main_table(METRICS, CONFIG)
     turned = table.turned()
-    assert turned.head == ["method", "base", "base-reseed", "all-single", "merged-co-merge"]
+    assert turned.head == ["", "base", "base-reseed", "all-single", "merged-co-merge"]
     assert [line[0].text for line in turned.cells] == table.head[1:]
     assert turned.cells[0][-1] == ("0.010 [0.000, 0.020]", 1)
     assert turned.turned().cells == table.cells
