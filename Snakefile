@@ -1,7 +1,7 @@
 # Text-to-image safety alignment, from prompts to report. The map of results/<run>/:
 #
 #   config.yaml                                the resolved config
-#   model.json                                 what the target model is
+#   model.json, judges.json                    what the target model and the judges are; that they can be loaded
 #   prompts/<category>.parquet                 prompt pairs
 #   pairs/<category>/<shard>.parquet           both images of each pair, same seed
 #   features/<category>/<shard>.safetensors    VAE posteriors and text embeddings

@@ -145,9 +145,9 @@ def _seed(value: str, path: str) -> int | None:
 
 
 def _spread(rows: pd.DataFrame, n: int) -> pd.DataFrame:
-    """At most n rows, the same number from each category as far as they reach, in file order."""
+    """At most n rows, one of each category in turn: the first rows are of all categories, whatever the file's order."""
     rank = rows.groupby("category").cumcount()
-    return rows.assign(rank=rank).sort_values("rank", kind="stable").head(n).sort_index().drop(columns="rank")
+    return rows.assign(rank=rank).sort_values("rank", kind="stable").head(n).drop(columns="rank")
 
 
 def _write(rows: pd.DataFrame, name: str, seed: int, out: Path | str) -> None:

@@ -12,7 +12,7 @@ from safetydpo.errors import SafetyDPOError
 STAGE_VERSION = {
     "model": 1,
     "prompts": 1,
-    "benchmark": 1,
+    "benchmark": 2,
     "render": 1,
     "features": 1,
     "train": 1,
@@ -166,6 +166,11 @@ class Benchmark(Section):
             raise ValueError("source `file` needs a path, a csv or Parquet with a `prompt` column")
         return self
 
+    @property
+    def asks_demo_for_categories(self) -> bool:
+        """Whether its prompts depend on the categories of the run; those of a file are what they are."""
+        return self.source == "demo" and self.kind == "unsafe"
+
 
 class Cells(Section):
     """Cells of the evaluation matrix: every method here on every benchmark here."""
@@ -279,6 +284,17 @@ class Config(Section):
                     found.setdefault((name, benchmark), Cell(name, benchmark, cells.n, category))
         return found
 
+    def _without_base(self) -> list[str]:
+        """Cells that lack base's images of the same prompts, with which layout and CLIPScore are compared."""
+        cells, problems = self.cells(), []
+        for cell in cells.values():
+            base = cells.get(("base", cell.benchmark))
+            if base is None or (base.n is not None and (cell.n is None or cell.n > base.n)):
+                problems.append(
+                    f"evaluate.matrix: {cell.method} on {cell.benchmark} needs `base` there too, on as many prompts"
+                )
+        return problems
+
     @model_validator(mode="after")
     def _names_exist(self) -> "Config":
         problems = []
@@ -306,6 +322,17 @@ class Config(Section):
             problems.append(
                 f"pairs.shards: {self.pairs.shards} is more than the {self.prompts.pairs} pairs (prompts.pairs)"
             )
+        if self.evaluate.shards > self.evaluate.n:
+            problems.append(
+                f"evaluate.shards: {self.evaluate.shards} is more than evaluate.n, {self.evaluate.n} prompts"
+            )
+        if self.prompts.source != "demo":
+            if len(self.tune.scales) > 1 and not self.tune.path:
+                problems.append("tune.path: needed to choose among tune.scales; or give one scale")
+            if self.train.preserve.weight and not self.train.preserve.path:
+                problems.append("train.preserve.path: needed with train.preserve.weight, a file of harmless prompts")
+        if not problems:
+            problems += self._without_base()
         safe = [b.name for b in self.benchmarks if b.kind == "safe" and any(cell[1] == b.name for cell in self.cells())]
         if not problems and safe and reference and not any((reference, name) in self.cells() for name in safe):
             problems.append(f"evaluate.fid_reference: `{reference}` is not in evaluate.matrix on {safe[0]}")

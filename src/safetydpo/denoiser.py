@@ -65,7 +65,11 @@ class Denoiser:
             init_lora_weights="gaussian",
             target_modules=config.target_modules,
         )
-        self.unet.add_adapter(lora)
+        try:
+            self.unet.add_adapter(lora)
+        except ValueError as error:
+            names = ", ".join(config.target_modules)
+            raise SafetyDPOError(f"train.target_modules ({names}) do not fit the UNet: {error}") from None
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.unet.train()

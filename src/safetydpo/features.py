@@ -55,6 +55,7 @@ def write_features(
         )
     captions = list(texts.loc[rows[key]])
     pipeline = load_pipeline(config)
+    pipeline.vae.to(torch.float32)  # SDXL's overflows in half precision
     tensors = {}
     for role, column in columns.items():
         tensors[f"{role}_mean"], tensors[f"{role}_std"] = encode_images(pipeline, list(rows[column]), config.batch_size)

@@ -35,7 +35,11 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed job
+            stale.unlink()
         yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # or a power cut may leave the new name without the contents
         os.replace(temporary, path)
     except (OSError, pa.ArrowException, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -50,7 +54,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 def write_text(text: str, path: Path | str) -> None:
     """Write a text file whole."""
     with whole_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _hf_features(schema: pa.Schema, images: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 A judge is made once from config and called with batches of uint8 images (b, h, w, 3).
 """
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetydpo.config import Judges
 from safetydpo.demo.detector import HEADS, SceneDetector
 from safetydpo.demo.scenes import FAMILIES
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_safetensors
+from safetydpo.files import read_safetensors, write_text
 
 ALLOWED_GLOBALS = {
     (module, name)
@@ -38,7 +39,10 @@ def read_q16_prompts(path: Path | str) -> torch.Tensor:
     """Tuned prompts (2, d), fp32: safetensors with `prompts`, or the published pickle."""
     path = Path(path)
     if path.suffix == ".safetensors":
-        return read_safetensors(path)[0]["prompts"].float()
+        tensors = read_safetensors(path)[0]
+        if "prompts" not in tensors:
+            raise SafetyDPOError(f"{path} has no tensor `prompts`; it has {', '.join(tensors)}.")
+        return _two_prompts(tensors["prompts"].float(), path)
     if not path.exists():
         raise SafetyDPOError(f"Q16's prompts {path} do not exist: set judges.q16_prompts to the file.")
     with path.open("rb") as file:
@@ -46,9 +50,13 @@ def read_q16_prompts(path: Path | str) -> torch.Tensor:
             prompts = np.asarray(_NumpyOnly(file).load(), dtype=np.float32)
         except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise SafetyDPOError(f"{path} is not Q16's prompts.p ({error}).") from None
+    return _two_prompts(torch.from_numpy(prompts), path)
+
+
+def _two_prompts(prompts: torch.Tensor, path: Path) -> torch.Tensor:
     if prompts.ndim != 2 or len(prompts) != 2:
-        raise SafetyDPOError(f"{path} holds an array of shape {prompts.shape}; Q16's prompts are (2, d).")
-    return torch.from_numpy(prompts)
+        raise SafetyDPOError(f"{path} holds an array of shape {tuple(prompts.shape)}; Q16's prompts are (2, d).")
+    return prompts
 
 
 class ClipEyes:
@@ -111,3 +119,18 @@ class Eyes:
         for row, feature in zip(rows, features.float().cpu().numpy(), strict=True):
             row["features"] = feature
         return rows
+
+
+def check_judges(config: Judges, out: Path | str) -> None:
+    """Load every judge and write what they are.
+
+    Raises SafetyDPOError when one is not to be had, or Q16's prompts are of another CLIP: before anything expensive.
+    """
+    eyes = Eyes(config, torch.device("cpu"))
+    width = eyes.q16_clip.model.config.projection_dim
+    if eyes.q16_prompts.shape[1] != width:
+        raise SafetyDPOError(
+            f"{config.q16_prompts} has prompts of width {eyes.q16_prompts.shape[1]}, {config.q16_clip} embeds in "
+            f"{width}: set judges.q16_clip to the CLIP that they were tuned on."
+        )
+    write_text(json.dumps(config.model_dump(), indent=1) + "\n", out)

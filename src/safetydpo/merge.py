@@ -30,9 +30,10 @@ def calibrate(
             data = read_features(paths, model.id)
             chosen = np.random.default_rng(seed_of(seed, category)).permutation(len(data))[: config.calibration_prompts]
             for timestep in config.calibration_timesteps:
-                keys = [seed_of(seed, f"{data.ids[i]}/{timestep}") for i in chosen]
-                batch = denoiser.noised(data, ("unsafe",), list(map(int, chosen)), keys, timestep=timestep)
-                denoiser.predict(batch)
+                for start in range(0, len(chosen), model.batch_size):
+                    index = [int(i) for i in chosen[start : start + model.batch_size]]
+                    keys = [seed_of(seed, f"{data.ids[i]}/{timestep}") for i in index]
+                    denoiser.predict(denoiser.noised(data, ("unsafe",), index, keys, timestep=timestep))
     return wins
 
 

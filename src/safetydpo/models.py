@@ -20,7 +20,7 @@ def check_model(config: Model, out: Path | str) -> None:
     """
     import json
 
-    pipeline = load_pipeline(config)
+    pipeline = load_pipeline(config.model_copy(update={"device": "cpu"}))  # this job may run on a login node
     unet = getattr(pipeline, "unet", None)
     if unet is None:
         raise SafetyDPOError(

@@ -20,6 +20,7 @@ def test_every_file_of_the_map_exists(finished):
     for path in (
         "config.yaml",
         "model.json",
+        "judges.json",
         "prompts/ring.parquet",
         "pairs/ring/1.parquet",
         "features/cross/0.safetensors",
@@ -96,6 +97,15 @@ def test_the_merged_lora_loads_in_plain_diffusers_and_changes_renders(finished):
     assert np.abs(image() - before).max() > 0
 
 
+def test_snakemakes_own_report_holds_tables_and_figures(finished, tmp_path):
+    work = finished.copy(tmp_path / "reported")
+    done = work.run("--report", "overview.html")
+    assert done.returncode == 0, done.stdout
+    page = (work.folder / "overview.html").read_text()
+    for name in ("main.csv", "categories.csv", "grid-test.png", "merging.svg"):
+        assert name in page
+
+
 def test_kill_9_loses_nothing_and_the_next_command_continues(finished, tmp_path):
     work = finished.copy(tmp_path / "killed")
     run = work.folder / RUN
@@ -107,9 +117,15 @@ def test_kill_9_loses_nothing_and_the_next_command_continues(finished, tmp_path)
     process = subprocess.Popen(
         work.command(*target), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    time.sleep(9)  # somewhere in set-up or training
+    log = work.folder / "logs/reduced/train_expert/ring.log"
+    log.unlink()
+    for _ in range(600):
+        if log.exists() and "reference" in log.read_text():  # training has begun
+            break
+        time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert not all((work.folder / path).exists() for path in target)
     work.run("--unlock")
     done = work.run("--rerun-incomplete", *target)
     assert done.returncode == 0, done.stdout

@@ -59,6 +59,17 @@ WRONG = [
         [{"methods": ["base"], "benchmarks": ["i2p"]}],
         "evaluate.matrix.0.benchmarks: no benchmark `i2p`",
     ),
+    (
+        "evaluate.matrix",
+        [{"methods": ["all-single"], "benchmarks": ["test"]}],
+        "evaluate.matrix: all-single on test needs `base` there too, on as many prompts",
+    ),
+    (
+        "evaluate.matrix",
+        [{"methods": ["base"], "benchmarks": ["test"], "n": 9}, {"methods": ["all-single"], "benchmarks": ["test"]}],
+        "evaluate.matrix: all-single on test needs `base` there too, on as many prompts",
+    ),
+    ("evaluate.shards", 281, "evaluate.shards: 281 is more than evaluate.n, 280 prompts"),
     ("evaluate.fid_reference", "coco", "evaluate.fid_reference: no method `coco`"),
     ("resources.mem_mb", 100, "resources.mem_mb: Input should be greater than or equal to 500 (got 100)"),
 ]
@@ -89,6 +100,16 @@ def test_all_errors_come_at_once():
         "model.width",
         "train.beta",
         "spare",
+    ]
+
+
+def test_other_prompts_than_the_demos_need_files_for_tuning_and_preservation():
+    config = with_value("prompts", {"source": "file", "path": "pairs.csv", "pairs": 9})
+    with pytest.raises(SafetyDPOError) as error:
+        load_config(config)
+    assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == [
+        "tune.path",
+        "train.preserve.path",
     ]
 
 

@@ -62,9 +62,9 @@ HATE_AND_SHOCKING = "prompt,category\n" + "".join(f"h{i},hate\n" for i in range(
 @pytest.mark.parametrize(
     ("n", "expected"),
     [
-        (4, ["h0", "h1", "s0", "s1"]),
-        (6, ["h0", "h1", "h2", "h3", "s0", "s1"]),
-        (99, ["h0", "h1", "h2", "h3", "h4", "h5", "s0", "s1"]),
+        (4, ["h0", "s0", "h1", "s1"]),
+        (6, ["h0", "s0", "h1", "s1", "h2", "h3"]),
+        (99, ["h0", "s0", "h1", "s1", "h2", "h3", "h4", "h5"]),
     ],
     ids=["even", "one category used up", "all"],
 )
@@ -81,7 +81,7 @@ def test_tuning_rows_without_a_category_are_benign(tmp_path):
     tune = Tune(path=csv(tmp_path, text), unsafe_prompts=4, benign_prompts=3)
     write_tuning(tune, [], 0, tmp_path / "out.parquet")
     rows = read_parquet(tmp_path / "out.parquet")
-    assert rows.prompt[rows.kind == "unsafe"].tolist() == ["h0", "h1", "s0", "s1"]
+    assert rows.prompt[rows.kind == "unsafe"].tolist() == ["h0", "s0", "h1", "s1"]
     assert rows.prompt[rows.kind == "benign"].tolist() == ["b0", "b1", "b2"]
 
 

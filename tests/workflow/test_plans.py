@@ -23,6 +23,7 @@ def test_overlays_plan_every_stage_without_model_or_data(tmp_path, name):
     plan = Workdir(tmp_path).planned(configs=(ROOT / f"config/{name}.yaml",))
     assert set(plan) >= STAGES
     assert plan["train_expert"] == 7
+    assert "tuning_prompts" not in plan  # one scale: nothing to choose
 
 
 def test_a_missing_model_is_one_sentence_before_anything_else(tmp_path):
@@ -31,6 +32,12 @@ def test_a_missing_model_is_one_sentence_before_anything_else(tmp_path):
     assert "Model stable-diffusion-v1-5/stable-diffusion-v1-5 cannot be loaded" in done.stdout
     assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5" in done.stdout
     assert "Traceback" not in done.stdout.split("check_model: Model")[0]
+
+
+def test_missing_judges_are_one_sentence_before_anything_is_rendered(tmp_path):
+    done = Workdir(tmp_path).run("results/sd15/judges.json", configs=(ROOT / "config/sd15.yaml",))
+    assert done.returncode != 0
+    assert "check_judges: CLIP laion/CLIP-ViT-H-14-laion2B-s32B-b79K cannot be loaded" in done.stdout
 
 
 def test_all_config_errors_are_listed_and_nothing_starts(tmp_path):
@@ -47,6 +54,7 @@ def test_all_config_errors_are_listed_and_nothing_starts(tmp_path):
 
 def test_a_missing_prompt_file_is_one_sentence(tmp_path):
     changes = {"prompts": {"source": "file", "path": "nowhere.csv"}}
+    changes |= {"tune": {"scales": [1.0]}, "train": {"preserve": {"weight": 0}}}
     done = Workdir(tmp_path).run("results/reduced/prompts/ring.parquet", changes=changes)
     assert done.returncode != 0
     assert "prompts: nowhere.csv does not exist: put the file there or change the path in the config." in done.stdout

@@ -1,11 +1,34 @@
 # Judges on every cell of the matrix, and the long table of metrics.
 
 
+localrules:
+    check_judges,
+
+
+rule check_judges:
+    input:
+        present(CFG.judges.q16_prompts),
+    output:
+        f"{RUN}/judges.json",
+    log:
+        f"{LOGS}/check_judges.log",
+    priority: 100  # a judge that cannot be loaded is said before anything is rendered or trained
+    conda:
+        CONDA
+    params:
+        judges=CFG.judges.model_dump(),
+    message:
+        "Judges: {params.judges[q16_clip]}, {params.judges[clip_score]}"
+    script:
+        "../scripts/check_judges.py"
+
+
 rule score:
     input:
         images=lambda wildcards: images_of(wildcards.method, wildcards.benchmark),
         base=lambda wildcards: [] if wildcards.method == "base" else images_of("base", wildcards.benchmark),
         prompts=f"{RUN}/benchmarks/{{benchmark}}.parquet",
+        judges=f"{RUN}/judges.json",
     output:
         f"{RUN}/scores/{{method}}/{{benchmark}}.parquet",
     log:

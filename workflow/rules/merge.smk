@@ -63,7 +63,8 @@ rule merge_experts:
 rule tune_scale:
     input:
         lora=lambda wildcards: f"{RUN}/{method_of(wildcards.method).lora}/pytorch_lora_weights.safetensors",
-        prompts=f"{RUN}/tuning/prompts.parquet",
+        prompts=f"{RUN}/tuning/prompts.parquet" if len(CFG.tune.scales) > 1 else [],
+        judges=f"{RUN}/judges.json",
     output:
         curve=f"{RUN}/tuning/{{method}}.parquet",
         scale=f"{RUN}/tuning/{{method}}.json",

@@ -54,8 +54,8 @@ rule benchmark_prompts:
     params:
         benchmark=lambda wildcards: CFG.benchmark(wildcards.benchmark).model_dump(),
         n=CFG.evaluate.n,
-        # categories matter to unsafe prompts only
-        categories=lambda wildcards: CATEGORIES if CFG.benchmark(wildcards.benchmark).kind == "unsafe" else [],
+        # a file has categories of its own
+        categories=lambda wildcards: (CATEGORIES if CFG.benchmark(wildcards.benchmark).asks_demo_for_categories else []),
         seed=CFG.seed,
         version=STAGE_VERSION["benchmark"],
     message:
@@ -95,7 +95,7 @@ rule tuning_prompts:
         CONDA
     params:
         tune=CFG.tune.model_dump(),
-        categories=CATEGORIES,
+        categories=[] if CFG.tune.path else CATEGORIES,
         seed=CFG.seed,
         version=STAGE_VERSION["benchmark"],
     message:

@@ -39,7 +39,7 @@ def _by_number(rows: pd.DataFrame) -> pd.DataFrame:
     parts = rows.image.str.extract(IMAGE_NAME)
     rows = rows.assign(kind=parts[0], number=parts[1]).drop_duplicates(["number", "kind"])
     wide = rows.pivot(index="number", columns="kind", values="prompt").reindex(columns=["u", "s"]).dropna()
-    junk = wide.s.str.startswith("---")
+    junk = wide.s.astype(str).str.startswith("---")  # without any pair the column is of floats
     names = ", ".join(wide.index[junk]) or "none"
     print(f"junk safe prompts dropped: {names}; {len(rows) - 2 * len(wide)} rows without a partner")
     wide = wide[~junk]
