@@ -1,4 +1,5 @@
-# Prompt pairs per category, and the prompt sets that are rendered by themselves.
+# Prompt pairs per category, and the prompt sets that are rendered by themselves. They come first, so that a file which is
+# missing or unreadable is said before anything is rendered.
 
 
 localrules:
@@ -29,6 +30,7 @@ rule prompts:
         f"{RUN}/prompts/{{category}}.parquet",
     log:
         f"{LOGS}/prompts/{{category}}.log",
+    priority: 100
     conda:
         CONDA
     params:
@@ -49,6 +51,7 @@ rule benchmark_prompts:
         f"{RUN}/benchmarks/{{benchmark}}.parquet",
     log:
         f"{LOGS}/benchmark_prompts/{{benchmark}}.log",
+    priority: 100
     conda:
         CONDA
     params:
@@ -71,6 +74,7 @@ rule retain_prompts:
         f"{RUN}/retain/prompts.parquet",
     log:
         f"{LOGS}/retain_prompts.log",
+    priority: 100
     conda:
         CONDA
     params:
@@ -91,6 +95,7 @@ rule tuning_prompts:
         f"{RUN}/tuning/prompts.parquet",
     log:
         f"{LOGS}/tuning_prompts.log",
+    priority: 100
     conda:
         CONDA
     params:
