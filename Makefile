@@ -32,7 +32,8 @@ docs: install  ## config/README.md from the schema
 	$(BIN)/safetydpo config-docs > config/README.md
 
 demo-world: install  ## train the demo world's models from scratch (hours)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --snakefile workflow/demo_world.smk --cores all --rerun-incomplete
+	PATH="$(CURDIR)/$(BIN):$$PATH" flock --nonblock .venv/installed \
+		$(BIN)/snakemake --snakefile workflow/demo_world.smk --cores all --rerun-incomplete --nolock
 
 clean:  ## remove runs and logs, keep the environment
 	rm -rf results logs .snakemake
