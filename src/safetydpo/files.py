@@ -36,7 +36,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed job
-            stale.unlink()
+            stale.unlink(missing_ok=True)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())  # or a power cut may leave the new name without the contents
