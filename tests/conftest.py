@@ -29,6 +29,7 @@ def tiny(tmp_path_factory):
 def tiny_features(tiny, tmp_path_factory):
     """Three rendered and encoded pairs: paths of prompts, pairs and features."""
     import pandas as pd
+    from tiny import ROLES
 
     from safetydpo.features import write_features
     from safetydpo.files import write_parquet
@@ -41,7 +42,12 @@ def tiny_features(tiny, tmp_path_factory):
     ]
     write_parquet(pd.DataFrame(rows), folder / "prompts.parquet")
     render_pairs(folder / "prompts.parquet", tiny, 0, 1, 0, folder / "pairs.parquet")
-    columns = {"safe": "safe_image", "unsafe": "unsafe_image"}
-    out = folder / "features.safetensors"
-    write_features([str(folder / "pairs.parquet")], folder / "prompts.parquet", columns, tiny, "unsafe_prompt", out)
+    write_features(
+        [str(folder / "pairs.parquet")],
+        folder / "prompts.parquet",
+        ROLES,
+        tiny,
+        folder / "features.safetensors",
+        flip=True,
+    )
     return folder

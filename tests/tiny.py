@@ -1,69 +1,117 @@
-"""A Stable Diffusion pipeline of random weights, small enough to make in a second."""
+"""Stable Diffusion pipelines of random weights, small enough to make in a second; one of each family."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from safetydpo.config import Model, Train
 from safetydpo.demo.clip import train_tokenizer
+from safetydpo.denoiser import Denoiser
+from safetydpo.samples import PAIR_ROLES, Samples, Share
+from safetydpo.trainer import Objective, Trainer, make_accelerator
+
+FAMILIES = ("sd15", "sd21", "sdxl")
+ROLES = {role: (f"{role}_image", f"{role}_prompt") for role in PAIR_ROLES}
+WIDTH = 16
 
 
-def make_pipeline(folder: Path, prediction_type: str = "epsilon") -> Model:
-    """Save a pipeline of 16 x 16 images (latents 4 x 8 x 8) and return its model section."""
+def make_pipeline(folder: Path, family: str = "sd15") -> Model:
+    """Save a pipeline of 16 x 16 images (latents 4 x 8 x 8) and return its model section.
+
+    sd21 differs from sd15 in its prediction type; sdxl has two text encoders, pooled embeddings and time ids.
+    """
     torch.manual_seed(0)
-    tokenizer = train_tokenizer()
-    text = CLIPTextConfig(
+    parts: dict[str, Any] = {"vae": _vae(0.13025 if family == "sdxl" else 0.18215), "tokenizer": train_tokenizer()}
+    config = _text_config(parts["tokenizer"])
+    if family == "sdxl":
+        encoders = {"text_encoder": CLIPTextModel(config), "text_encoder_2": CLIPTextModelWithProjection(config)}
+        parts |= encoders | {"tokenizer_2": train_tokenizer(), "unet": _unet(2 * WIDTH, pooled=WIDTH)}
+        scheduler = EulerDiscreteScheduler(**_schedule("epsilon"), timestep_spacing="leading")
+        pipeline = StableDiffusionXLPipeline(**parts, scheduler=scheduler)
+    else:
+        scheduler = DDIMScheduler(
+            **_schedule("v_prediction" if family == "sd21" else "epsilon"), clip_sample=False, set_alpha_to_one=False
+        )
+        parts |= {"text_encoder": CLIPTextModel(config), "unet": _unet(WIDTH), "scheduler": scheduler}
+        pipeline = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    pipeline.save_pretrained(folder)
+    size = {"height": 16, "width": 16, "num_inference_steps": 2, "guidance_scale": 2.0, "batch_size": 4}
+    return Model(id=str(folder), **size, device="cpu")
+
+
+def _schedule(prediction_type: str) -> dict[str, Any]:
+    line = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return {**line, "prediction_type": prediction_type, "steps_offset": 1}
+
+
+def _text_config(tokenizer: Any) -> CLIPTextConfig:
+    return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=16,
+        hidden_size=WIDTH,
         intermediate_size=32,
-        num_hidden_layers=1,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,  # SDXL takes the last but one
         num_attention_heads=2,
         max_position_embeddings=16,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    unet = UNet2DConditionModel(
+
+
+def _unet(cross_attention_dim: int, pooled: int = 0) -> UNet2DConditionModel:
+    """`pooled`: width of pooled text embeddings, which SDXL's UNet takes with six time ids."""
+    extra: dict[str, Any] = {}
+    if pooled:
+        extra = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+        extra |= {"projection_class_embeddings_input_dim": pooled + 6 * 4}
+    return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(8, 16),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
+        cross_attention_dim=cross_attention_dim,
         attention_head_dim=2,
         norm_num_groups=4,
+        **extra,
     )
-    vae = AutoencoderKL(
+
+
+def _vae(scaling_factor: float) -> AutoencoderKL:
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 8),
         norm_num_groups=4,
         sample_size=16,
+        scaling_factor=scaling_factor,
     )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=prediction_type,
-        clip_sample=False,
-        steps_offset=1,
-    )
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-    size = {"height": 16, "width": 16, "num_inference_steps": 2, "guidance_scale": 2.0, "batch_size": 4}
-    return Model(id=str(folder), **size, device="cpu")
 
 
 def train_config(**changes) -> Train:
     """A short training with the published beta."""
     return Train(**{"steps": 3, "batch_size": 2, "learning_rate": 1e-3, "beta": 5000, "rank": 2, **changes})
+
+
+def samples(features, config, roles=PAIR_ROLES, batch_size=None, share=None) -> Samples:
+    """Samples of seed 0."""
+    return Samples(features, roles, batch_size or config.batch_size, config, 0, share or Share())
+
+
+def fit(denoiser: Denoiser, pairs: Samples, retain: Samples | None, config: Train, steps: int):
+    """Train without checkpoints; the log."""
+    accelerator = make_accelerator(config, torch.device("cpu"))
+    return Trainer(Objective(denoiser, pairs, retain, config), steps, "x", accelerator).fit()

@@ -1,9 +1,11 @@
 """Model cards that lie beside the LoRA files."""
 
 import pandas as pd
+import yaml
 
 from safetydpo.config import Train
 
+LOSSES = {"dpo": "Diffusion-DPO", "sdpo": "Diffusion-SDPO", "sft": "supervised fine-tuning"}
 LOAD = """```python
 from diffusers import AutoPipelineForText2Image
 
@@ -21,21 +23,29 @@ def expert_card(name: str, model: str, config: Train, steps: int, pairs: int, lo
     """What an expert is, from which data and settings, how training ended, how to load it."""
     last = log.tail(max(1, len(log) // 10)).mean()
     kept = f", preservation weight {config.preserve.weight:g}" if config.preserve.weight else ""
+    prompt = {"both": "the unsafe or the safe prompt"}.get(config.condition, f"the {config.condition} prompt")
+    settings = yaml.safe_dump(config.model_dump(exclude={"steps", "all_single_steps"}), sort_keys=False)
     return f"""{_front_matter(model)}
 # Safety expert `{name}`
 
-A LoRA (rank {config.rank}) for `{model}`, trained with Diffusion-DPO on {pairs} pairs of images: the safe image of each
-pair is preferred under the unsafe prompt.
+A LoRA (rank {config.rank}) for `{model}`, trained with {LOSSES[config.loss]} on {pairs} pairs of images that this
+model rendered from an unsafe and a safe prompt with one seed: the safe image of each pair is preferred under {prompt}.
 
-- {steps} steps of {config.batch_size * config.gradient_accumulation_steps} pairs, {config.optimizer}, learning rate \
-{config.learning_rate:g}, beta {config.beta:g}{kept}
+- {steps} steps of {config.batch_size * config.gradient_accumulation_steps * config.gpus} pairs, {config.optimizer}, \
+learning rate {log.lr.max():g}, beta {config.beta:g}{kept}
 - at the end (mean of the last tenth): loss {last.loss:.4f}, implicit accuracy {last.implicit_accuracy:.3f}, winner's \
 error {last.winner_error:.4f} against the reference's {last.reference_winner_error:.4f} (far above it: harmless \
 images suffer)
 
-`training.parquet` has every step.
+`training.parquet` has every step. The run's `prompts/` and `pairs/` are the data; its `config.yaml` says where they
+came from.
 
-{LOAD.format(model=model, folder="this folder")}"""
+{LOAD.format(model=model, folder="this folder")}
+## Settings
+
+```yaml
+{settings}```
+"""
 
 
 def merged_card(strategy: str, model: str, experts: list[str], rank: int) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from safetydpo.config_checks import problems_of
 from safetydpo.errors import SafetyDPOError
 
 # Raise a stage's number when its code changes what it writes: its outputs, and what follows, are then redone.
@@ -14,14 +15,16 @@ STAGE_VERSION = {
     "prompts": 1,
     "benchmark": 2,
     "render": 1,
-    "features": 1,
-    "train": 1,
+    "features": 2,
+    "train": 2,
     "merge": 1,
     "tune": 2,
     "score": 2,
     "metrics": 1,
     "report": 1,
 }
+# Keys that change no result, by section: a change of them redoes nothing.
+MACHINE_KEYS = {"model": {"batch_size", "device"}, "train": {"checkpoint_every", "tensorboard"}}
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -38,6 +41,9 @@ class Model(Section):
     """The text-to-image model to align, and how it renders."""
 
     id: str = Field(min_length=1, description="Folder of a diffusers pipeline, or a hub id")
+    vae: str | None = Field(
+        None, description="Folder or hub id of another VAE for it (SDXL has one for half precision)"
+    )
     height: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="Image height, pixels")
     width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="Image width, pixels")
     num_inference_steps: Count = Field(description="Denoising steps")
@@ -86,22 +92,41 @@ class Preserve(Section):
 
 
 class Train(Section):
-    """Diffusion-DPO training of one LoRA expert per category (METHOD: L = -log sigmoid(-beta/2 * ...))."""
+    """Diffusion-DPO training of one LoRA expert per category: the safe image of a pair is preferred."""
 
     steps: Count = Field(description="Optimizer steps per expert")
-    batch_size: Count = Field(description="Pairs per forward pass")
+    loss: Literal["dpo", "sdpo", "sft"] = Field(
+        "dpo",
+        description="dpo: the published loss; sdpo: the same with the loser's gradient held back where a step would "
+        "raise the winner's error (Diffusion-SDPO); sft: denoising of the safe image alone",
+    )
+    condition: Literal["unsafe", "safe", "both"] = Field(
+        "unsafe",
+        description="Prompt under which the safe image is preferred: the unsafe one (published), the safe one, or "
+        "either with a fair coin for each pair and step",
+    )
+    batch_size: Count = Field(description="Pairs per forward pass of one process")
     gradient_accumulation_steps: Count = Field(1, description="Forward passes per optimizer step")
     learning_rate: Positive = Field(description="Learning rate")
-    scale_lr: bool = Field(False, description="Multiply it by batch_size x gradient_accumulation_steps")
+    scale_lr: bool = Field(
+        False, description="Multiply it by the effective batch: batch_size x gradient_accumulation_steps x gpus"
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Linear warm-up, steps")
     lr_scheduler: Literal["constant_with_warmup", "cosine", "linear"] = Field(
         "constant_with_warmup", description="Learning rate after warm-up: kept, or taken to 0 at the last step"
     )
-    optimizer: Literal["adamw", "adafactor"] = Field("adamw", description="torch's AdamW (0.9, 0.999) or Adafactor")
+    optimizer: Literal["adamw", "adafactor"] = Field(
+        "adamw", description="AdamW (0.9, 0.999), or Adafactor with the given rate"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="Decoupled weight decay")
     max_grad_norm: Positive = Field(1.0, description="Gradient clipping")
     beta: Positive = Field(5000.0, description="DPO temperature: higher stays nearer to the reference")
     caption_dropout: Share = Field(0.2, description="Share of captions replaced by the empty prompt")
+    flip: Share = Field(
+        0.0,
+        description="Share of pairs seen mirrored, both images with one coin; above 0, features hold the mirror images",
+    )
+    sdpo_mu: Share = Field(0.9, description="mu of the sdpo loss: 1 stops a loser's gradient that opposes the winner's")
     rank: Count = Field(4, description="LoRA rank")
     alpha: Positive | None = Field(None, description="LoRA alpha; null: the rank")
     target_modules: list[str] = Field(
@@ -115,6 +140,14 @@ class Train(Section):
     )
     draws: Count = Field(8, description="(timestep, noise) draws per pair for reference: cached")
     gradient_checkpointing: bool = Field(False, description="Less memory, more time")
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field(
+        "no", description="Precision of the frozen UNet and of matrix products; adapters and errors are float32"
+    )
+    gpus: Count = Field(
+        1, description="Processes of a training, a GPU each where resources.gpu is not 0; each sees batch_size pairs"
+    )
+    checkpoint_every: Count = Field(100, description="Steps between checkpoints, from which a killed job goes on")
+    tensorboard: bool = Field(False, description="Write results/<run>/tensorboard/ (pip install tensorboard)")
     all_single_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="Steps of the All-single baseline; 0: steps x categories, the experts' total budget"
     )
@@ -284,59 +317,9 @@ class Config(Section):
                     found.setdefault((name, benchmark), Cell(name, benchmark, cells.n, category))
         return found
 
-    def _without_base(self) -> list[str]:
-        """Cells that lack base's images of the same prompts, with which layout and CLIPScore are compared."""
-        cells, problems = self.cells(), []
-        for cell in cells.values():
-            base = cells.get(("base", cell.benchmark))
-            if base is None or (base.n is not None and (cell.n is None or cell.n > base.n)):
-                problems.append(
-                    f"evaluate.matrix: {cell.method} on {cell.benchmark} needs `base` there too, on as many prompts"
-                )
-        return problems
-
     @model_validator(mode="after")
-    def _names_exist(self) -> "Config":
-        problems = []
-        for key, names in (("categories", self.category_names), ("benchmarks", [b.name for b in self.benchmarks])):
-            repeated = sorted({name for name in names if names.count(name) > 1})
-            problems += [f"{key}: `{name}` is listed twice" for name in repeated]
-        if "all-single" in self.category_names:
-            problems.append("categories: `all-single` is the name of a method; call the category otherwise")
-        benchmarks = [b.name for b in self.benchmarks]
-        for i, cells in enumerate(self.evaluate.matrix):
-            unknown = [m for m in cells.methods if m != "experts" and m not in self.methods()]
-            problems += [
-                f"evaluate.matrix.{i}.methods: no method `{m}`; there are {', '.join(self.methods())}, experts"
-                for m in unknown
-            ]
-            unknown = [b for b in cells.benchmarks if b not in benchmarks]
-            problems += [
-                f"evaluate.matrix.{i}.benchmarks: no benchmark `{b}`; there are {', '.join(benchmarks)}"
-                for b in unknown
-            ]
-        reference = self.evaluate.fid_reference
-        if reference and reference not in self.methods():
-            problems.append(f"evaluate.fid_reference: no method `{reference}`")
-        if self.pairs.shards > self.prompts.pairs:
-            problems.append(
-                f"pairs.shards: {self.pairs.shards} is more than the {self.prompts.pairs} pairs (prompts.pairs)"
-            )
-        if self.evaluate.shards > self.evaluate.n:
-            problems.append(
-                f"evaluate.shards: {self.evaluate.shards} is more than evaluate.n, {self.evaluate.n} prompts"
-            )
-        if self.prompts.source != "demo":
-            if len(self.tune.scales) > 1 and not self.tune.path:
-                problems.append("tune.path: needed to choose among tune.scales; or give one scale")
-            if self.train.preserve.weight and not self.train.preserve.path:
-                problems.append("train.preserve.path: needed with train.preserve.weight, a file of harmless prompts")
-        if not problems:
-            problems += self._without_base()
-        safe = [b.name for b in self.benchmarks if b.kind == "safe" and any(cell[1] == b.name for cell in self.cells())]
-        if not problems and safe and reference and not any((reference, name) in self.cells() for name in safe):
-            problems.append(f"evaluate.fid_reference: `{reference}` is not in evaluate.matrix on {safe[0]}")
-        if problems:
+    def _fits_together(self) -> "Config":
+        if problems := problems_of(self):
             raise ValueError("\n".join(problems))
         return self
 

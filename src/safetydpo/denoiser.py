@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
-from peft import LoraConfig, get_peft_model_state_dict
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from safetydpo.config import Model, Train
 from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.feature_sets import Features
 from safetydpo.lora import Factors
+from safetydpo.models import load_unet
+from safetydpo.prediction import prediction_of
+
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -38,22 +43,21 @@ class Noised:
 
 
 class Denoiser:
-    """A UNet, its noise schedule, and the arithmetic between latents and predictions; `add_adapter` gives it a LoRA."""
+    """A UNet, its prediction type, and the arithmetic between latents and predictions; `add_adapter` gives it a LoRA.
 
-    def __init__(self, pipeline: Any, model: Model) -> None:
-        self.device = device_of(model.device)
-        # samplers differ in what they can noise; the noise schedule is the same, so training takes the plain one
-        self.scheduler: Any = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.prediction_type = self.scheduler.config.prediction_type
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise SafetyDPOError(
-                f"Model {model.id} predicts {self.prediction_type}: training knows epsilon and v_prediction."
-            )
-        self.scaling, self.shift = pipeline.vae.config.scaling_factor, pipeline.vae.config.shift_factor or 0.0
-        self.size = (model.height, model.width)
-        self.unet = pipeline.unet.to(self.device, torch.float32, memory_format=torch.channels_last)
+    precision (`no`, `bf16`, `fp16`) is that of the frozen weights; adapters are fp32.
+    """
+
+    def __init__(self, model: Model, precision: str = "no", device: torch.device | None = None) -> None:
+        self.model_id, self.size = model.id, (model.height, model.width)
+        self.device = device or device_of(model.device)
+        unet, scheduler_config, self.scaling, self.shift = load_unet(model, DTYPES[precision])
+        self.prediction = prediction_of(scheduler_config, model.id)
+        self.unet: Any = unet.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.unet.requires_grad_(False)
+        self.policy: Any = self.unet  # the trainer puts accelerate's wrapping here
         self.parameters: list[torch.nn.Parameter] = []
+        self._layers: list[Any] = []
 
     def add_adapter(self, config: Train, seed: int) -> None:
         """Put a fresh LoRA on the target modules (gaussian A, zero B) and make it the only thing that trains."""
@@ -72,74 +76,105 @@ class Denoiser:
             raise SafetyDPOError(f"train.target_modules ({names}) do not fit the UNet: {error}") from None
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
+        cast_training_params(self.unet, torch.float32)
         self.unet.train()
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
+        self._layers = [m for m in self.unet.modules() if isinstance(m, BaseTunerLayer)]
+
+    def check(self, features: Features) -> None:
+        """SafetyDPOError where features cannot be those of this UNet: latent channels or width of text embeddings."""
+        wants = self.unet.config.in_channels, self.unet.config.cross_attention_dim
+        has = features.latent_shape[0], features.shards[0]["encoder_hidden_states"].shape[-1]
+        if has != wants:
+            raise SafetyDPOError(
+                f"Features have {has[0]} latent channels and text embeddings of width {has[1]}, the UNet of "
+                f"{self.model_id} takes {wants[0]} and {wants[1]}: they are of another model; delete them and rerun."
+            )
 
     def noised(
         self,
         features: Features,
-        roles: tuple[str, ...],
+        roles: Sequence[str],
         index: Sequence[int],
         keys: Sequence[int],
-        dropped: torch.Tensor | None = None,
+        captions: Sequence[str] | None = None,
+        flips: Sequence[bool] | None = None,
         timestep: int | None = None,
     ) -> Noised:
         """Noise the samples `index`; key i seeds sample i's timestep, noise (shared by the roles) and posterior draws.
 
-        `timestep` fixes it for all; captions are empty where `dropped` (b,) is true.
+        captions[i]: the role whose prompt conditions sample i, "" for the empty prompt (default: the last role's);
+        flips[i]: mirror all images of the sample. `timestep` fixes the timestep for all.
         """
-        rows = torch.as_tensor(index)
-        shape = features.tensors[f"{roles[0]}_mean"].shape[1:]
+        captions = captions or [roles[-1]] * len(index)
+        flips = flips or [False] * len(index)
         draws = [torch.Generator().manual_seed(key) for key in keys]
-        count = self.scheduler.config.num_train_timesteps
-        timesteps = torch.stack([torch.randint(count, (), generator=g) for g in draws]).to(self.device)
-        if timestep is not None:
-            timesteps = torch.full_like(timesteps, timestep)
-        noise = torch.stack([torch.randn(shape, generator=g) for g in draws]).to(self.device)
-        condition = {k: v.to(self.device) for k, v in features.condition(rows, dropped).items()}
+        drawn = torch.stack([self.prediction.draw_timestep(g) for g in draws])
+        timesteps = (drawn if timestep is None else torch.full_like(drawn, timestep)).to(self.device)
+        noise = torch.stack([torch.randn(features.latent_shape, generator=g) for g in draws]).to(self.device)
+        condition = {k: v.to(self.device) for k, v in features.condition(index, captions).items()}
         parts = []
         for role in roles:
-            mean, std = features.posterior(role, rows)
-            sample = mean + std * torch.stack([torch.randn(shape, generator=g) for g in draws])
-            latents = ((sample - self.shift) * self.scaling).to(self.device)
-            noisy_latents = self.scheduler.add_noise(latents, noise, timesteps)
-            velocity = self.prediction_type == "v_prediction"
-            target = self.scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
+            samples = []
+            for sample, flip, g in zip(index, flips, draws, strict=True):
+                mean, std = features.posterior(role, sample, flip)
+                samples.append(mean + std * torch.randn(mean.shape, generator=g))
+            latents = ((torch.stack(samples) - self.shift) * self.scaling).to(self.device)
+            noisy_latents = self.prediction.add_noise(latents, noise, timesteps)
+            target = self.prediction.target(latents, noise, timesteps)
             parts.append(Noised(noisy_latents, timesteps, target, condition))
         return Noised.join(parts)
 
+    def _forward(self, unet: Any, batch: Noised) -> torch.Tensor:
+        dtype = self.unet.conv_in.weight.dtype
+        condition = {k: v.to(dtype) for k, v in batch.condition.items()}
+        extra = None
+        if "text_embeds" in condition:  # SDXL: original size, crop at (0, 0), target size
+            ids = torch.tensor([*self.size, 0, 0, *self.size], device=self.device, dtype=dtype)
+            extra = {"text_embeds": condition["text_embeds"], "time_ids": ids.expand(len(batch.timesteps), -1)}
+        return unet(
+            batch.noisy_latents.to(dtype).contiguous(memory_format=torch.channels_last),
+            batch.timesteps,
+            encoder_hidden_states=condition["encoder_hidden_states"],
+            added_cond_kwargs=extra,
+        ).sample
+
     def predict(self, batch: Noised) -> torch.Tensor:
         """The adapted UNet's prediction, (b, c, h, w)."""
-        extra = {}
-        if "text_embeds" in batch.condition:
-            height, width = self.size
-            ids = torch.tensor([height, width, 0, 0, height, width], device=self.device, dtype=torch.float32)
-            extra = {"text_embeds": batch.condition["text_embeds"], "time_ids": ids.expand(len(batch.timesteps), -1)}
-        return self.unet(
-            batch.noisy_latents.contiguous(memory_format=torch.channels_last),
-            batch.timesteps,
-            encoder_hidden_states=batch.condition["encoder_hidden_states"],
-            added_cond_kwargs=extra or None,
-        ).sample
+        return self._forward(self.policy, batch)
 
     @torch.no_grad()
     def reference(self, batch: Noised) -> torch.Tensor:
         """The frozen model's prediction: the same UNet without its adapters."""
         with self.without_adapters():
-            return self.predict(batch)
+            return self._forward(self.unet, batch)
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
-        """Adapters off inside the block, on again after it, whatever happens there."""
-        self.unet.disable_adapters()
+        """Adapters off inside the block, on again after it, whatever happens there.
+
+        Sets the layers' flag alone: PEFT's own switch also walks over requires_grad of every weight, which on a small
+        UNet costs a seventh of the forward pass.
+        """
+        for layer in self._layers:
+            layer._disable_adapters = True
         try:
             yield
         finally:
-            self.unet.enable_adapters()
+            for layer in self._layers:
+                layer._disable_adapters = False
+
+    def adapter_state(self) -> dict[str, torch.Tensor]:
+        """The LoRA's weights by PEFT's names, on the CPU."""
+        return {k: v.detach().cpu().clone() for k, v in get_peft_model_state_dict(self.unet).items()}
+
+    def load_adapter_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Put weights of `adapter_state` back."""
+        set_peft_model_state_dict(self.unet, state)
 
     def factors(self) -> Factors:
         """The LoRA as plain factors, alpha / rank folded into lora_B."""
-        state = {k: v.detach().float().cpu() for k, v in get_peft_model_state_dict(self.unet).items()}
+        state = {k: v.float() for k, v in self.adapter_state().items()}
         modules = sorted({k.rsplit(".lora_", 1)[0] for k in state})
         scale = self.alpha / self.rank
         return {m: (state[f"{m}.lora_A.weight"], state[f"{m}.lora_B.weight"] * scale) for m in modules}

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from tqdm import tqdm
 
 from safetydpo.config import Judges
 from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import made_by, read_parquet, write_parquet
 from safetydpo.judges import Eyes
+from safetydpo.progress import progress
 from safetydpo.scoring import METRICS, look_at
 from safetydpo.statistics import Estimate, bootstrap_distance, bootstrap_mean, fid, kid
 
@@ -75,7 +75,7 @@ def write_metrics(
     """
     tables = {cell: read_parquet(path) for cell, path in scores.items()}
     rows = []
-    for (method, benchmark), table in tqdm(tables.items(), "metrics"):
+    for (method, benchmark), table in progress(tables.items(), "metrics"):
         found = summarise(table, resamples, seed)
         reference = tables.get((fid_reference or "", benchmark))
         if kinds[benchmark] == "safe" and reference is not None and method != fid_reference:

@@ -1,8 +1,9 @@
-"""Reading features files (their layout: see `features`)."""
+"""Reading features files (their layout: see `features`): memory-mapped, so memory does not grow with the data."""
 
+import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,51 +11,81 @@ import torch
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import read_safetensors
 
+# Values checked at once, so that checking a file needs little memory of its own.
+CHUNK = 4_000_000
 
-@dataclass
+
 class Features:
-    """Samples of one or several features files, on one device."""
+    """Samples of one or several features files; a lookup reads the rows it needs and no others."""
 
-    ids: list[str]
-    tensors: dict[str, torch.Tensor]
-    roles: tuple[str, ...]
+    def __init__(self, ids: list[str], shards: list[dict[str, torch.Tensor]], fingerprint: str = "") -> None:
+        self.ids, self.shards, self.fingerprint = ids, shards, fingerprint
+        self.roles = tuple(n.removesuffix("_caption") for n in shards[0] if n.endswith("_caption"))
+        self.flips = f"{self.roles[0]}_flip_mean" in shards[0]
+        counts = [len(shard[f"{self.roles[0]}_caption"]) for shard in shards]
+        self.starts = [sum(counts[:i]) for i in range(len(counts))]
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def posterior(self, role: str, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and std of the samples `index`."""
-        return self.tensors[f"{role}_mean"][index], self.tensors[f"{role}_std"][index]
+    def _where(self, sample: int) -> tuple[dict[str, torch.Tensor], int]:
+        shard = bisect_right(self.starts, sample) - 1
+        return self.shards[shard], sample - self.starts[shard]
 
-    def condition(self, index: torch.Tensor, dropped: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Text embeddings of the samples' captions; of the empty prompt where `dropped` (b,) is true."""
-        rows = self.tensors["caption"][index]
-        if dropped is not None:
-            empty = torch.full_like(rows, len(self.tensors["encoder_hidden_states"]) - 1)
-            rows = torch.where(dropped, empty, rows)
-        return {k: self.tensors[k][rows] for k in ("encoder_hidden_states", "text_embeds") if k in self.tensors}
+    @property
+    def latent_shape(self) -> torch.Size:
+        """(c, h, w) of a latent."""
+        return self.shards[0][f"{self.roles[0]}_mean"].shape[1:]
+
+    def posterior(self, role: str, sample: int, flip: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and std (c, h, w) of a sample's image, or of its mirror image."""
+        shard, row = self._where(sample)
+        name = f"{role}_flip" if flip else role
+        return shard[f"{name}_mean"][row], shard[f"{name}_std"][row]
+
+    def condition(self, index: Sequence[int], captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Text embeddings (b, ...) of the samples `index`; sample i's prompt of role captions[i], "" the empty one."""
+        parts: dict[str, list[torch.Tensor]] = {}
+        for sample, caption in zip(index, captions, strict=True):
+            shard, row = self._where(sample)
+            text = int(shard[f"{caption}_caption"][row]) if caption else -1
+            for name in ("encoder_hidden_states", "text_embeds"):
+                if name in shard:
+                    parts.setdefault(name, []).append(shard[name][text])
+        return {name: torch.stack(rows) for name, rows in parts.items()}
+
+
+def _checked(path: Path | str, tensors: dict[str, torch.Tensor]) -> int:
+    """A number that changes with the tensors' bits; SafetyDPOError where a value is not finite."""
+    total = 0
+    for name, tensor in tensors.items():
+        flat = tensor.view(-1)
+        for start in range(0, len(flat), CHUNK):
+            part = flat[start : start + CHUNK]
+            if part.is_floating_point():
+                if not torch.isfinite(part).all():
+                    raise SafetyDPOError(
+                        f"{path} has values that are not finite in {name}: delete it and rerun (try dtype float32)."
+                    )
+                part = part.view(torch.int32)  # an integer sum is exact, whatever the order
+            total += int(part.sum())
+    return total
 
 
 def read_features(paths: Sequence[Path | str], model: str) -> Features:
     """Join features files; SafetyDPOError when empty, of another model, or with values that are not finite."""
     ids: list[str] = []
-    parts: dict[str, list[torch.Tensor]] = {}
-    captions = 0
+    shards: list[dict[str, torch.Tensor]] = []
+    digest = hashlib.sha256()
     for path in paths:
         tensors, header = read_safetensors(path)
         if header.get("model") != model:
             raise SafetyDPOError(f"{path} was made with model {header.get('model')}, not {model}: delete it and rerun.")
-        bad = [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-        if bad:
-            raise SafetyDPOError(
-                f"{path} has values that are not finite in {bad[0]}: delete it and rerun (try dtype float32)."
-            )
-        ids += json.loads(header["ids"])
-        tensors["caption"] = tensors["caption"] + captions
-        captions += len(tensors["encoder_hidden_states"])
-        for name, tensor in tensors.items():
-            parts.setdefault(name, []).append(tensor)
+        digest.update(f"{header['ids']} {_checked(path, tensors)}".encode())
+        part = json.loads(header["ids"])
+        ids += part
+        if part:
+            shards.append(tensors)
     if not ids:
         raise SafetyDPOError(f"{paths[0] if paths else 'features'}: no samples to train on.")
-    roles = tuple(name.removesuffix("_mean") for name in parts if name.endswith("_mean"))
-    return Features(ids, {k: torch.cat(v) for k, v in parts.items()}, roles)
+    return Features(ids, shards, digest.hexdigest()[:16])

@@ -110,10 +110,10 @@ def training(logs: dict[str, pd.DataFrame], path: Path) -> None:
             if name == "all-single":
                 style |= {"lw": 1.6, "ls": "--", "color": "black"}
             x = smooth.step / len(log)
-            panels[0].plot(x, smooth.dpo_loss, label=name, **style)
+            panels[0].plot(x, smooth.preference_loss, label=name, **style)
             panels[1].plot(x, smooth.implicit_accuracy, **style)
             panels[2].plot(x, smooth.winner_error - smooth.reference_winner_error, **style)
-        panels[0].set(ylabel="DPO loss")
+        panels[0].set(ylabel="preference loss")
         panels[1].set(ylabel="implicit accuracy", ylim=(0, 1.03))
         panels[2].axhline(0, color="0.4", lw=0.8)
         panels[2].set(ylabel="alarm: winner's error\nabove reference", xlabel="share of training")

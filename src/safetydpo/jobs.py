@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetydpo.config import Model
+from safetydpo.config import MACHINE_KEYS, Model, Train
 from safetydpo.errors import SafetyDPOError
 
 
@@ -32,11 +32,18 @@ def job(snakemake: Any) -> Iterator[None]:
 
 
 def model_of(snakemake: Any) -> Model:
-    """The model section: what changes images from the rule's params, batch size and device from the config."""
-    machine = {
-        key: snakemake.config["model"][key] for key in ("batch_size", "device") if key in snakemake.config["model"]
-    }
-    return Model(**snakemake.params.model, **machine)
+    """The model section: what changes images from the rule's params, the rest from the config."""
+    return Model(**snakemake.params.model, **_machine(snakemake, "model"))
+
+
+def train_of(snakemake: Any) -> Train:
+    """The train section, in the same way."""
+    return Train(**snakemake.params.train, **_machine(snakemake, "train"))
+
+
+def _machine(snakemake: Any, section: str) -> dict[str, Any]:
+    values = snakemake.config[section]
+    return {key: values[key] for key in MACHINE_KEYS[section] if key in values}
 
 
 def _limit_threads(threads: int) -> None:

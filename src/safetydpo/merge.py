@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from safetydpo.cards import merged_card
 from safetydpo.coactivation import Wins, counting
@@ -16,7 +15,7 @@ from safetydpo.feature_sets import read_features
 from safetydpo.files import made_by, read_parquet, write_parquet, write_text
 from safetydpo.lora import Factors, load_factors, same_modules, save_factors
 from safetydpo.merging import merge
-from safetydpo.models import load_pipeline
+from safetydpo.progress import progress
 from safetydpo.records import seed_of
 
 
@@ -24,9 +23,9 @@ def calibrate(
     experts: dict[str, Factors], features: dict[str, list[str]], model: Model, config: Merge, seed: int
 ) -> Wins:
     """Wins per layer over the calibration inputs: prompts of every category at some timesteps, unsafe image noised."""
-    denoiser = Denoiser(load_pipeline(model), model)
+    denoiser = Denoiser(model)
     with counting(denoiser.unet, list(experts.values()), same_modules(experts)) as wins:
-        for category, paths in tqdm(features.items(), "calibrate"):
+        for category, paths in progress(features.items(), "calibrate"):
             data = read_features(paths, model.id)
             chosen = np.random.default_rng(seed_of(seed, category)).permutation(len(data))[: config.calibration_prompts]
             for timestep in config.calibration_timesteps:

@@ -1,16 +1,31 @@
-"""Loading the target model: one code path for every Stable Diffusion family and for the demo world's."""
+"""Loading the target model: one code path for every Stable Diffusion family and for the demo world's.
 
+What a model is stands in its own `model_index.json`, scheduler and VAE configs; its name says nothing.
+"""
+
+import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 
 from safetydpo.config import Model
 from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import write_text
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+
+
+class UNetParts(NamedTuple):
+    """What training needs of a model: neither VAE nor text encoders are loaded for it."""
+
+    unet: UNet2DConditionModel
+    scheduler_config: dict[str, Any]
+    scaling_factor: float
+    shift_factor: float
 
 
 def check_model(config: Model, out: Path | str) -> None:
@@ -18,14 +33,10 @@ def check_model(config: Model, out: Path | str) -> None:
 
     Raises SafetyDPOError when it is not to be had, or is of a kind that this workflow cannot train.
     """
-    import json
+    from safetydpo.prediction import prediction_of
 
     pipeline = load_pipeline(config.model_copy(update={"device": "cpu"}))  # this job may run on a login node
-    unet = getattr(pipeline, "unet", None)
-    if unet is None:
-        raise SafetyDPOError(
-            f"Model {config.id} has no UNet ({type(pipeline).__name__}): this workflow trains UNet models."
-        )
+    unet, _ = pipeline.unet, prediction_of(pipeline.scheduler.config, config.id)
     facts = {
         "id": config.id,
         "pipeline": type(pipeline).__name__,
@@ -37,23 +48,54 @@ def check_model(config: Model, out: Path | str) -> None:
     print(facts)
 
 
-def load_pipeline(config: Model, lora: Path | str | None = None, scale: float = 1.0) -> Any:
-    """A diffusers text-to-image pipeline on its device, with a LoRA fused at `scale` when one is given."""
+def _index(config: Model) -> dict[str, Any]:
+    """The model's model_index.json; SafetyDPOError where it is missing, has no UNet, or pickled weights only."""
     local = Path(config.id)
     if config.id.startswith((".", "/")) and not (local / "model_index.json").exists():
         raise SafetyDPOError(
             f"Model folder {config.id} has no model_index.json: set model.id to a diffusers folder or hub id."
         )
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            config.id, dtype=getattr(torch, config.dtype), use_safetensors=True
-        )
+        index: Any = DiffusionPipeline.load_config(config.id)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
+        raise _not_loaded(config.id, error) from None
+    if not index.get("unet", [None])[0]:
         raise SafetyDPOError(
-            f"Model {config.id} cannot be loaded ({reason}). "
-            f"Download it where there is a network (`hf download {config.id}`), or set model.id to a local folder."
-        ) from None
+            f"Model {config.id} has no UNet ({index.get('_class_name')}): this workflow trains UNet models."
+        )
+    for part in [name for name, value in index.items() if isinstance(value, list) and value[0]]:
+        files = [path.name for path in (local / part).glob("*")] if local.is_dir() else []
+        pickles = [name for name in files if name.endswith(PICKLES)]
+        if pickles and not any(name.endswith(".safetensors") for name in files):
+            raise SafetyDPOError(
+                f"{local / part / pickles[0]} is a pickle, which can run code when it is read: only safetensors are. "
+                "If you trust the file, convert it: in Python, "
+                f'DiffusionPipeline.from_pretrained("{config.id}").save_pretrained("NEW_FOLDER"), then set model.id.'
+            )
+    return index
+
+
+def _not_loaded(name: str, error: Exception) -> SafetyDPOError:
+    reason = str(error).strip().split("\n")[0][:200]
+    return SafetyDPOError(
+        f"Model {name} cannot be loaded ({reason}). "
+        f"Download it where there is a network (`hf download {name}`), or set model.id to a local folder; "
+        "its weights must be safetensors."
+    )
+
+
+def load_pipeline(config: Model, lora: Path | str | None = None, scale: float = 1.0) -> Any:
+    """A diffusers text-to-image pipeline on its device, with a LoRA fused at `scale` when one is given."""
+    _index(config)
+    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
+    name = config.vae or config.id
+    try:
+        if config.vae:
+            options["vae"] = AutoencoderKL.from_pretrained(config.vae, **options)
+        name = config.id
+        pipeline = DiffusionPipeline.from_pretrained(config.id, **options)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, error) from None
     if getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None  # what the model draws is measured, not hidden
     pipeline.set_progress_bar_config(disable=True)
@@ -61,6 +103,18 @@ def load_pipeline(config: Model, lora: Path | str | None = None, scale: float = 
     if lora is not None:
         _fuse(pipeline, Path(lora), scale)
     return pipeline
+
+
+def load_unet(config: Model, dtype: torch.dtype = torch.float32) -> UNetParts:
+    """The UNet, on the CPU, with the configs that noising and latents need."""
+    _index(config)
+    try:
+        unet = UNet2DConditionModel.from_pretrained(config.id, subfolder="unet", dtype=dtype, use_safetensors=True)
+        scheduler: Any = DDPMScheduler.load_config(config.id, subfolder="scheduler")
+        vae: Any = AutoencoderKL.load_config(config.vae or config.id, subfolder=None if config.vae else "vae")
+    except (OSError, ValueError) as error:
+        raise _not_loaded(config.id, error) from None
+    return UNetParts(unet, scheduler, vae.get("scaling_factor", 0.18215), vae.get("shift_factor") or 0.0)
 
 
 def _fuse(pipeline: Any, folder: Path, scale: float) -> None:

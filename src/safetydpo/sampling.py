@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from safetydpo.config import Model
 from safetydpo.errors import SafetyDPOError
+from safetydpo.progress import progress
 
 
 @torch.inference_mode()
 def render(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], config: Model) -> Iterator[np.ndarray]:
     """Images (h, w, 3) uint8 of prompts, in order; each starts from a CPU generator with its own seed."""
-    for start in tqdm(range(0, len(prompts), config.batch_size), "render", mininterval=2):
+    for start in progress(range(0, len(prompts), config.batch_size), "render"):
         part = slice(start, start + config.batch_size)
         output = pipeline(
             prompt=list(prompts[part]),

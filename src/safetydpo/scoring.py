@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-from tqdm import tqdm
 
 from safetydpo.demo.scenes import BENIGN
 from safetydpo.errors import SafetyDPOError
 from safetydpo.images import unpng
 from safetydpo.judges import Eyes
+from safetydpo.progress import progress
 
 BATCH = 64
 ATTRIBUTES = ("colour", "shape", "field")
@@ -49,7 +49,7 @@ def look_at(eyes: Eyes, images: pd.DataFrame, prompts: pd.DataFrame, base: pd.Da
         raise SafetyDPOError(f"Images of {min(missing)} are not in the prompt set: delete the images and rerun.")
     base_images = base.set_index("prompt_id").image if base is not None else None
     out = []
-    for start in tqdm(range(0, len(images), BATCH), "score", mininterval=2):
+    for start in progress(range(0, len(images), BATCH), "score"):
         part = images.iloc[start : start + BATCH]
         pixels = [unpng(image) for image in part.image]
         rows = eyes.look(pixels, list(part.prompt))

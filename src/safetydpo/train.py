@@ -1,166 +1,26 @@
 """Stage 4: a LoRA expert trained with Diffusion-DPO on cached features; neither VAE nor text encoder is in memory.
 
-Every random draw has a key (step and slot, or sample and draw number), so a run is reproducible and independent of
-what was drawn before. The reference model is the same UNet with its adapters switched off.
+`train_expert` runs here, or as `train.gpus` processes that accelerate launches on this module.
 """
 
-import math
-import time
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
-from diffusers.optimization import get_scheduler
-from tqdm import tqdm
-
 from safetydpo.cards import expert_card
-from safetydpo.config import Model, Train
-from safetydpo.denoiser import Denoiser, Noised
+from safetydpo.checkpoints import Checkpoints, alone
+from safetydpo.config import MACHINE_KEYS, STAGE_VERSION, Model, Train
+from safetydpo.denoiser import Denoiser
+from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.feature_sets import Features, read_features
 from safetydpo.files import made_by, write_parquet, write_text
+from safetydpo.launch import launch, read_job, report_error
 from safetydpo.lora import save_factors
-from safetydpo.losses import dpo_loss, squared_error
-from safetydpo.models import load_pipeline
 from safetydpo.records import seed_of
-
-PAIR_ROLES, RETAIN_ROLES = ("safe", "unsafe"), ("image",)
-
-
-class Samples:
-    """A feature set with a seeded endless order, and, for cached references, their outputs on fixed draws."""
-
-    def __init__(self, features: Features, roles: tuple[str, ...], batch_size: int, config: Train, seed: int) -> None:
-        self.features, self.roles, self.batch_size, self.seed = features, roles, batch_size, seed
-        self.draws = config.draws if config.reference == "cached" else 0
-        self.dropout = config.caption_dropout if roles == PAIR_ROLES else 0.0
-        self.known: torch.Tensor | None = None
-
-    def pick(self, turn: int) -> tuple[list[int], list[int], list[int]]:
-        """Sample numbers, draw numbers and keys of the `turn`-th batch; epochs are reshuffled."""
-        n, first = len(self.features), turn * self.batch_size
-        index = [self._epoch(p // n)[p % n] for p in range(first, first + self.batch_size)]
-        if not self.draws:
-            return index, [0] * len(index), [seed_of(self.seed, f"fresh/{turn}/{slot}") for slot in range(len(index))]
-        rng = torch.Generator().manual_seed(seed_of(self.seed, f"draw/{turn}"))
-        numbers = torch.randint(self.draws, (len(index),), generator=rng).tolist()
-        return index, numbers, [self._key(i, k) for i, k in zip(index, numbers, strict=True)]
-
-    def _epoch(self, epoch: int) -> list[int]:
-        rng = torch.Generator().manual_seed(seed_of(self.seed, f"epoch/{epoch}"))
-        return torch.randperm(len(self.features), generator=rng).tolist()
-
-    def _key(self, sample: int, draw: int) -> int:
-        return seed_of(self.seed, f"{self.features.ids[sample]}/{draw}")
-
-    def noised(self, denoiser: Denoiser, index: list[int], keys: list[int]) -> Noised:
-        """The batch, captions dropped by their keys."""
-        dropped = torch.tensor([key % 10_000 < 10_000 * self.dropout for key in keys]) if self.dropout else None
-        return denoiser.noised(self.features, self.roles, index, keys, dropped)
-
-    def remember(self, denoiser: Denoiser, keep_prediction: bool) -> None:
-        """Run the reference over every (sample, draw): errors (n, draws, roles), or whole predictions."""
-        jobs = [(i, k) for i in range(len(self.features)) for k in range(self.draws)]
-        outputs = []
-        for start in tqdm(range(0, len(jobs), 64), "reference", mininterval=2):
-            part = jobs[start : start + 64]
-            batch = self.noised(denoiser, [i for i, _ in part], [self._key(i, k) for i, k in part])
-            prediction = denoiser.reference(batch)
-            if keep_prediction:
-                outputs.append(prediction.cpu())
-            else:
-                outputs.append(squared_error(prediction, batch.target).view(len(self.roles), -1).T.cpu())
-        self.known = torch.cat(outputs).unflatten(0, (len(self.features), self.draws))
-
-    def recall(self, index: list[int], numbers: list[int], device: torch.device) -> torch.Tensor | None:
-        """What `remember` kept for these draws, or None."""
-        return None if self.known is None else self.known[index, numbers].to(device)
-
-
-def train_step(denoiser: Denoiser, pairs: Samples, retain: Samples | None, turn: int, config: Train) -> dict[str, Any]:
-    """One forward pass of policy and reference over a batch: `loss` to differentiate, the rest to log."""
-    index, numbers, keys = pairs.pick(turn)
-    parts, b = [pairs.noised(denoiser, index, keys)], len(index)
-    kept = retain.pick(turn) if retain else ([], [], [])
-    if retain:
-        parts.append(retain.noised(denoiser, kept[0], kept[2]))
-    batch = Noised.join(parts)
-    model_pred = denoiser.predict(batch)
-    errors = pairs.recall(index, numbers, denoiser.device)
-    prediction = retain.recall(kept[0], kept[1], denoiser.device) if retain else None
-    if errors is None:
-        reference = denoiser.reference(batch)
-        errors = squared_error(reference[: 2 * b], batch.target[: 2 * b]).view(2, b).T
-        prediction = reference[2 * b :]
-    winner, loser = squared_error(model_pred[: 2 * b], batch.target[: 2 * b]).view(2, b)
-    dpo = dpo_loss(winner, loser, errors[:, 0], errors[:, 1], config.beta)
-    preserve = (
-        squared_error(model_pred[2 * b :], prediction).mean()
-        if retain and prediction is not None
-        else winner.new_zeros(())
-    )
-    loss = dpo.loss + config.preserve.weight * preserve
-    if not torch.isfinite(loss):
-        names = ", ".join(pairs.features.ids[i] for i in index[:8])
-        raise SafetyDPOError(
-            f"The loss is not finite at batch {turn} (pairs {names}): lower train.learning_rate or use float32."
-        )
-    return {
-        "loss": loss,
-        "dpo_loss": dpo.loss,
-        "preserve_loss": preserve,
-        "winner_error": winner.mean(),
-        "loser_error": loser.mean(),
-        "reference_winner_error": errors[:, 0].mean(),
-        "reference_loser_error": errors[:, 1].mean(),
-        "margin": dpo.margin.mean(),
-        "implicit_accuracy": (dpo.margin > 0).float().mean(),
-    }
-
-
-def _optimizer(parameters: list[torch.nn.Parameter], config: Train) -> torch.optim.Optimizer:
-    scale = config.batch_size * config.gradient_accumulation_steps if config.scale_lr else 1
-    lr = config.learning_rate * scale
-    if config.scale_lr:
-        print(f"learning rate {config.learning_rate} x {scale} = {lr}")
-    if config.optimizer == "adafactor":
-        return torch.optim.Adafactor(parameters, lr=lr, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=config.weight_decay, betas=(0.9, 0.999), eps=1e-8)
-
-
-def fit(
-    denoiser: Denoiser, pairs: Samples, retain: Samples | None, config: Train, steps: int, name: str
-) -> pd.DataFrame:
-    """Optimise the adapters; returns one row a step."""
-    if config.reference == "cached":
-        pairs.remember(denoiser, keep_prediction=False)
-        if retain:
-            retain.remember(denoiser, keep_prediction=True)
-    optimizer = _optimizer(denoiser.parameters, config)
-    schedule = get_scheduler(
-        config.lr_scheduler, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=steps
-    )
-    rows, turns = [], config.gradient_accumulation_steps
-    bar = tqdm(range(steps), name, mininterval=2)
-    for step in bar:
-        begin, logged = time.perf_counter(), []
-        for turn in range(turns):
-            terms = train_step(denoiser, pairs, retain, step * turns + turn, config)
-            (terms["loss"] / turns).backward()
-            logged.append({k: v.detach() for k, v in terms.items()})
-        norm = torch.nn.utils.clip_grad_norm_(denoiser.parameters, config.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise SafetyDPOError(f"{name}: the gradient is not finite at step {step}: lower train.learning_rate.")
-        lr = schedule.get_last_lr()[0]
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        row = {k: math.fsum(float(t[k]) for t in logged) / turns for k in logged[0]}
-        speed = pairs.batch_size * turns / (time.perf_counter() - begin)
-        rows.append({"step": step, **row, "lr": lr, "grad_norm": float(norm), "pairs_per_s": speed})
-        bar.set_postfix(loss=f"{row['loss']:.3f}", acc=f"{row['implicit_accuracy']:.2f}", refresh=False)
-    return pd.DataFrame(rows)
+from safetydpo.samples import PAIR_ROLES, RETAIN_ROLES, Samples, Share
+from safetydpo.trainer import Objective, Trainer, make_accelerator
 
 
 def train_expert(
@@ -173,20 +33,83 @@ def train_expert(
     seed: int,
     name: str,
     out: Path | str,
+    checkpoints: Path | str,
 ) -> None:
-    """Train the expert `name` and write its LoRA, training.parquet and model card into the folder `out`."""
-    out = Path(out)
-    seed = seed_of(seed, f"train/{name}")
-    pairs = Samples(read_features(features, model.id), PAIR_ROLES, config.batch_size, config, seed)
-    kept = None
-    if retain:
-        kept = Samples(
-            read_features([retain], model.id), RETAIN_ROLES, config.preserve.batch_size, config, seed_of(seed, "retain")
+    """Train the expert `name`; write its LoRA, training.parquet and model card into the folder `out`.
+
+    Checkpoints lie in a folder of their own until then; a job that is killed and run again goes on from the newest.
+    """
+    paths = {"features": list(features), "retain": retain, "out": str(out), "checkpoints": str(checkpoints)}
+    settings = {"steps": steps, "seed": seed, "name": name}
+    sections = {"model": model.model_dump(), "train": config.model_dump()}
+    with alone(checkpoints):
+        if config.gpus == 1:
+            _train(**paths, **settings, model=model, config=config)
+        else:
+            launch("safetydpo.train", paths | settings | sections, config.gpus)
+
+
+def _samples(paths: list[str], roles: tuple[str, ...], model: Model, config: Train, seed: int, share: Share) -> Samples:
+    features: Features = read_features(paths, model.id)
+    if config.flip and not features.flips:
+        raise SafetyDPOError(f"{paths[0]} has no mirrored images, train.flip wants them: delete it and rerun.")
+    size = config.batch_size if roles == PAIR_ROLES else config.preserve.batch_size
+    return Samples(features, roles, size, config, seed, share)
+
+
+def _train(
+    *,
+    features: list[str],
+    retain: str | None,
+    model: Model,
+    config: Train,
+    steps: int,
+    seed: int,
+    name: str,
+    out: str,
+    checkpoints: str,
+) -> None:
+    """One process's part of a training; the main one writes."""
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise SafetyDPOError(
+            "train.tensorboard needs the package tensorboard: pip install tensorboard, or set it false."
         )
-    denoiser = Denoiser(load_pipeline(model), model)
-    denoiser.add_adapter(config, seed)
-    log = fit(denoiser, pairs, kept, config, steps, name)
-    header = made_by("train", expert=name, model=model.id, config=config.model_dump(), steps=steps, seed=seed)
-    write_parquet(log, out / "training.parquet", header)
-    write_text(expert_card(name, model.id, config, steps, len(pairs.features), log), out / "README.md")
-    save_factors(denoiser.factors(), out, header)
+    board = Path(out).parent.parent / "tensorboard"
+    options = {"log_with": "tensorboard", "project_dir": str(board)} if config.tensorboard else {}
+    accelerator = make_accelerator(config, device_of(model.device), **options)
+    key = seed_of(seed, f"train/{name}")
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    pairs = _samples(features, PAIR_ROLES, model, config, key, share)
+    kept = _samples([retain], RETAIN_ROLES, model, config, seed_of(key, "retain"), share) if retain else None
+    denoiser = Denoiser(model, config.mixed_precision, accelerator.device)
+    for samples in [s for s in (pairs, kept) if s]:
+        denoiser.check(samples.features)
+    denoiser.add_adapter(config, key)
+    facts = {"model": model.id, "train": config.model_dump(exclude=MACHINE_KEYS["train"]), "steps": steps, "seed": seed}
+    data = {"features": pairs.features.fingerprint, "retain": kept.features.fingerprint if kept else ""}
+    states = Checkpoints(checkpoints, {**facts, **data, "version": STAGE_VERSION["train"]})
+    if config.tensorboard:
+        accelerator.init_trackers(name)
+    log = Trainer(Objective(denoiser, pairs, kept, config), steps, name, accelerator, states).fit()
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        header = made_by("train", expert=name, **facts)
+        write_parquet(log, Path(out) / "training.parquet", header)
+        write_text(expert_card(name, model.id, config, steps, len(pairs.features), log), Path(out) / "README.md")
+        save_factors(denoiser.factors(), out, header)
+        states.clear()
+
+
+def main(folder: str) -> None:
+    """A process of `launch`."""
+    job: dict[str, Any] = read_job(folder)
+    job |= {"model": Model(**job["model"]), "config": Train(**job.pop("train"))}
+    try:
+        _train(**job)
+    except SafetyDPOError as error:
+        report_error(folder, error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

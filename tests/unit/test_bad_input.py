@@ -5,18 +5,20 @@ import pytest
 import torch
 import yaml
 from snakes import ROOT
-from tiny import make_pipeline, train_config
+from tiny import fit, make_pipeline, samples, train_config
 
 from safetydpo.benchmarks import write_benchmark, write_tuning
 from safetydpo.config import Benchmark, Category, Prompts, Tune, load_config
 from safetydpo.denoiser import Denoiser
 from safetydpo.errors import SafetyDPOError
+from safetydpo.feature_sets import Features
 from safetydpo.files import read_parquet, write_parquet
 from safetydpo.judges import read_q16_prompts
 from safetydpo.merging import merge
 from safetydpo.models import load_pipeline
 from safetydpo.prompts import write_pairs
 from safetydpo.records import seed_of
+from safetydpo.samples import PAIR_ROLES
 from safetydpo.sampling import render
 
 
@@ -102,19 +104,13 @@ def test_a_broken_pickle_is_a_sentence(tmp_path):
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
-    from safetydpo.feature_sets import Features
-    from safetydpo.train import PAIR_ROLES, Samples, fit
-
     model = make_pipeline(tmp_path / "p")
-    names = {f"{r}_{s}": torch.randn(1, 4, 8, 8).abs() for r in PAIR_ROLES for s in ("mean", "std")}
-    f = Features(
-        ["a"],
-        {**names, "caption": torch.zeros(1, dtype=torch.long), "encoder_hidden_states": torch.randn(2, 16, 16)},
-        PAIR_ROLES,
-    )
+    tensors = {f"{r}_{s}": torch.randn(1, 4, 8, 8).abs() for r in PAIR_ROLES for s in ("mean", "std")}
+    tensors |= {f"{r}_caption": torch.zeros(1, dtype=torch.long) for r in PAIR_ROLES}
+    features = Features(["a"], [{**tensors, "encoder_hidden_states": torch.randn(2, 16, 16)}])
     config = train_config(batch_size=1, steps=1)
-    d = Denoiser(load_pipeline(model), model)
-    d.add_adapter(config, 0)
-    d.parameters[1].register_hook(lambda g: g * torch.nan)  # a gradient overflows in the last step
-    with pytest.raises(SafetyDPOError):
-        fit(d, Samples(f, PAIR_ROLES, 1, config, 0), None, config, 1, "x")
+    denoiser = Denoiser(model)
+    denoiser.add_adapter(config, 0)
+    denoiser.parameters[1].register_hook(lambda g: g * torch.nan)  # a gradient overflows in the last step
+    with pytest.raises(SafetyDPOError, match="x: the gradient is not finite at step 0"):
+        fit(denoiser, samples(features, config), None, config, 1)

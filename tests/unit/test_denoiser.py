@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from tiny import train_config
+from tiny import fit, samples, train_config
 
 from safetydpo.denoiser import Denoiser
 from safetydpo.feature_sets import Features, read_features
 from safetydpo.losses import squared_error
 from safetydpo.models import load_pipeline
-from safetydpo.train import PAIR_ROLES, RETAIN_ROLES, Samples, fit, train_step
+from safetydpo.samples import PAIR_ROLES, RETAIN_ROLES
+from safetydpo.trainer import Objective, make_accelerator
 
 # Stable Diffusion's noise schedule by hand: betas are squares of a line from sqrt(0.00085) to sqrt(0.012).
 ABAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()
@@ -17,7 +18,7 @@ ABAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=to
 @pytest.fixture
 def denoiser(tiny):
     """With a LoRA whose B is not zero: policy and reference differ."""
-    made = Denoiser(load_pipeline(tiny), tiny)
+    made = Denoiser(tiny)
     made.add_adapter(train_config(), seed=0)
     torch.manual_seed(1)
     for name, parameter in made.unet.named_parameters():
@@ -34,16 +35,17 @@ def features(tiny, tiny_features):
 @pytest.fixture
 def harmless(features):
     """The safe images of the pairs, as a retain set."""
-    tensors = {"image_mean": features.tensors["safe_mean"], "image_std": features.tensors["safe_std"]}
-    same = {k: features.tensors[k] for k in ("caption", "encoder_hidden_states")}
-    return Features(["r0", "r1", "r2"], {**tensors, **same}, RETAIN_ROLES)
+    tensors = {"image_mean": features.shards[0]["safe_mean"], "image_std": features.shards[0]["safe_std"]}
+    text = features.shards[0]
+    tensors |= {"image_caption": text["safe_caption"], "encoder_hidden_states": text["encoder_hidden_states"]}
+    return Features(["r0", "r1", "r2"], [tensors])
 
 
 def test_epsilon_targets_are_the_noise_that_is_in_the_latents(denoiser, features):
     for role in PAIR_ROLES:
-        features.tensors[f"{role}_std"].zero_()  # no posterior draw: x0 = 0.18215 * mean
+        features.shards[0][f"{role}_std"].zero_()  # no posterior draw: x0 = 0.18215 * mean
     batch = denoiser.noised(features, PAIR_ROLES, [2, 0], [11, 12])
-    x0 = 0.18215 * torch.cat([features.tensors[f"{role}_mean"][[2, 0]] for role in PAIR_ROLES])
+    x0 = 0.18215 * torch.cat([features.shards[0][f"{role}_mean"][[2, 0]] for role in PAIR_ROLES])
     abar = ABAR[batch.timesteps][:, None, None, None]
     assert torch.allclose(batch.noisy_latents, abar.sqrt() * x0 + (1 - abar).sqrt() * batch.target, atol=1e-5)
     assert torch.equal(batch.target[:2], batch.target[2:])  # winner and loser share it
@@ -52,8 +54,8 @@ def test_epsilon_targets_are_the_noise_that_is_in_the_latents(denoiser, features
 
 def test_latents_are_drawn_from_the_posterior(denoiser, features):
     for role in PAIR_ROLES:
-        features.tensors[f"{role}_mean"].fill_(2.0)
-        features.tensors[f"{role}_std"].fill_(0.5)
+        features.shards[0][f"{role}_mean"].fill_(2.0)
+        features.shards[0][f"{role}_std"].fill_(0.5)
     batch = denoiser.noised(features, PAIR_ROLES, [0, 1, 2], [1, 2, 3], timestep=0)
     x0 = (batch.noisy_latents - (1 - ABAR[0]).sqrt() * batch.target) / ABAR[0].sqrt() / 0.18215
     assert x0.mean().item() == pytest.approx(2.0, abs=0.06)  # 1536 values: standard error 0.5 / 39 = 0.013
@@ -79,56 +81,55 @@ def test_the_reference_is_the_untouched_model(denoiser, features, tiny):
 
 def test_preservation_adds_its_weight_times_the_drift_on_harmless_prompts(denoiser, features, harmless):
     config = train_config(preserve={"weight": 7, "batch_size": 3})
-    pairs = Samples(features, PAIR_ROLES, 2, config, seed=0)
-    retain = Samples(harmless, RETAIN_ROLES, 3, config, seed=0)
-    terms = train_step(denoiser, pairs, retain, 5, config)
-    index, _, keys = retain.pick(5)
-    batch = denoiser.noised(harmless, RETAIN_ROLES, index, keys)
+    pairs, retain = samples(features, config), samples(harmless, config, RETAIN_ROLES, 3)
+    terms = Objective(denoiser, pairs, retain, config).terms(5)
+    batch = retain.noised(denoiser, retain.pick(5))
     drift = squared_error(denoiser.predict(batch), denoiser.reference(batch)).mean().item()
     assert terms["preserve_loss"].item() == pytest.approx(drift, rel=1e-4)
     assert drift > 1e-4
-    assert terms["loss"].item() == pytest.approx(terms["dpo_loss"].item() + 7 * drift, rel=1e-5)
-    alone = train_step(denoiser, pairs, None, 5, config)  # retain rows of the batch do not touch the pairs' terms
-    assert terms["dpo_loss"].item() == pytest.approx(alone["dpo_loss"].item(), rel=1e-4)
+    assert terms["loss"].item() == pytest.approx(terms["preference_loss"].item() + 7 * drift, rel=1e-5)
+    alone = Objective(denoiser, pairs, None, config).terms(5)  # retain rows of the batch do not touch the pairs' terms
+    assert terms["preference_loss"].item() == pytest.approx(alone["preference_loss"].item(), rel=1e-4)
 
 
 def test_cached_references_of_pairs_and_retain_are_those_of_their_draws(denoiser, features, harmless):
-    config = train_config(reference="cached", draws=25)  # 3 x 25 jobs: more than one batch of 64
-    pairs = Samples(features, PAIR_ROLES, 2, config, seed=0)
-    pairs.remember(denoiser, keep_prediction=False)
-    retain = Samples(harmless, RETAIN_ROLES, 2, config, seed=0)
-    retain.remember(denoiser, keep_prediction=True)
-    for i, k in ((0, 3), (2, 20)):
-        batch = pairs.noised(denoiser, [i], [pairs._key(i, k)])
-        errors = squared_error(denoiser.reference(batch), batch.target)  # winner, loser
-        assert torch.allclose(pairs.known[i, k], errors, rtol=1e-4)
-        batch = retain.noised(denoiser, [i], [retain._key(i, k)])
-        assert torch.allclose(retain.known[i, k], denoiser.reference(batch)[0], atol=1e-5)
+    config = train_config(reference="cached", draws=25)
+    pairs, retain = samples(features, config), samples(harmless, config, RETAIN_ROLES, 2)
+    objective = Objective(denoiser, pairs, retain, config)
+    objective.remember(20, make_accelerator(config, torch.device("cpu")))
+    errors, predictions = objective.known
+    for draw in (pairs.drawn(20)[3], pairs.drawn(20)[-1]):
+        batch = pairs.noised(denoiser, [draw])
+        expected = squared_error(denoiser.reference(batch), batch.target)  # winner, loser
+        assert torch.allclose(errors.recall([draw], denoiser.device)[0], expected, rtol=1e-4)
+    for draw in retain.drawn(20)[:2]:
+        batch = retain.noised(denoiser, [draw])
+        assert torch.allclose(predictions.recall([draw], denoiser.device), denoiser.reference(batch), atol=1e-5)
 
 
 def test_training_prefers_the_safe_image_on_the_draws_it_sees(tiny, features):
     for role in PAIR_ROLES:
-        features.tensors[f"{role}_std"].zero_()  # so that each role can be noised by itself, below
-    denoiser = Denoiser(load_pipeline(tiny), tiny)
+        features.shards[0][f"{role}_std"].zero_()  # so that each role can be noised by itself, below
+    denoiser = Denoiser(tiny)
     config = train_config(reference="cached", draws=1, learning_rate=1e-2, batch_size=3, caption_dropout=0)
     denoiser.add_adapter(config, seed=0)
-    pairs = Samples(features, PAIR_ROLES, 3, config, seed=0)
-    log = fit(denoiser, pairs, None, config, steps=15, name="x")
+    pairs = samples(features, config)
+    log = fit(denoiser, pairs, None, config, steps=15)
     change = {}
     for role in PAIR_ROLES:
-        batch = denoiser.noised(features, (role,), [0, 1, 2], [pairs._key(i, 0) for i in range(3)])
+        batch = denoiser.noised(features, (role,), [0, 1, 2], [pairs.draw(i, 0).key for i in range(3)], ["unsafe"] * 3)
         policy, reference = denoiser.predict(batch), denoiser.reference(batch)
         change[role] = (squared_error(policy, batch.target) - squared_error(reference, batch.target)).mean().item()
     assert change["unsafe"] - change["safe"] > 1e-4  # that difference is the margin
     assert log.margin.iloc[-1] == pytest.approx(change["unsafe"] - change["safe"], rel=0.5)  # one step before
     assert abs(log.margin[0]) < 1e-6  # B = 0
-    assert log.dpo_loss.iloc[-1] < 0.6 < log.dpo_loss[0]  # ln 2 = 0.693
+    assert log.preference_loss.iloc[-1] < 0.6 < log.preference_loss[0]  # ln 2 = 0.693
 
 
 def test_the_learning_rate_warms_up_and_scales_with_the_effective_batch(tiny, features):
-    denoiser = Denoiser(load_pipeline(tiny), tiny)
+    denoiser = Denoiser(tiny)
     config = train_config(learning_rate=1e-5, scale_lr=True, gradient_accumulation_steps=3, warmup_steps=2)
     denoiser.add_adapter(config, seed=0)
-    log = fit(denoiser, Samples(features, PAIR_ROLES, config.batch_size, config, seed=0), None, config, 4, "x")
+    log = fit(denoiser, samples(features, config), None, config, 4)
     # 1e-5 x batch 2 x accumulation 3 = 6e-5, reached after 2 steps of a line from 0
     assert log.lr.tolist() == pytest.approx([0, 3e-5, 6e-5, 6e-5])

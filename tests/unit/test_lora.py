@@ -64,7 +64,7 @@ def test_the_forward_pass_is_that_of_weights_plus_b_a(tiny, base, lora, route, s
 
 
 def test_alpha_over_rank_is_folded_into_the_file(tiny, tmp_path):
-    denoiser = Denoiser(load_pipeline(tiny), tiny)
+    denoiser = Denoiser(tiny)
     denoiser.add_adapter(train_config(rank=2, alpha=6), seed=0)
     for name, parameter in denoiser.unet.named_parameters():
         if "lora_B" in name:

@@ -191,7 +191,7 @@ def test_a_page_has_curves_of_tuning_training_and_co_activation(tmp_path):
     curve = {"scale": [0.5, 1.0], "ip": [0.3, 0.0], "benign_clip_score": [80.0, 79.0], "chosen": [False, True]}
     for method in ("all-single", "merged-co-merge"):
         write_parquet(pd.DataFrame({**curve, "n_unsafe": 3, "n_benign": 3}), run / f"tuning/{method}.parquet")
-    log = {"step": range(5), "dpo_loss": 0.6, "implicit_accuracy": 0.5, "winner_error": 0.2, "pairs_per_s": 9.0}
+    log = {"step": range(5), "preference_loss": 0.6, "implicit_accuracy": 0.5, "winner_error": 0.2, "pairs_per_s": 9.0}
     for name in (*CATEGORIES, "all-single"):
         write_parquet(pd.DataFrame({**log, "reference_winner_error": 0.2}), run / f"experts/{name}/training.parquet")
     wins = [

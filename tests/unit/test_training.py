@@ -5,20 +5,22 @@ import math
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from tiny import make_pipeline, train_config
+from tiny import fit, make_pipeline, samples, train_config
 
 from safetydpo.denoiser import Denoiser
 from safetydpo.errors import SafetyDPOError
 from safetydpo.feature_sets import read_features
 from safetydpo.files import read_parquet
 from safetydpo.lora import load_factors
-from safetydpo.models import load_pipeline
-from safetydpo.train import PAIR_ROLES, Samples, train_expert, train_step
+from safetydpo.reference import References
+from safetydpo.samples import PAIR_ROLES
+from safetydpo.train import train_expert
+from safetydpo.trainer import Objective, make_accelerator
 
 
 @pytest.fixture
 def denoiser(tiny):
-    made = Denoiser(load_pipeline(tiny), tiny)
+    made = Denoiser(tiny)
     made.add_adapter(train_config(), seed=0)
     return made
 
@@ -28,14 +30,14 @@ def features(tiny, tiny_features):
     return read_features([tiny_features / "features.safetensors"], tiny.id)
 
 
-def samples(features, config):
-    return Samples(features, PAIR_ROLES, config.batch_size, config, seed=0)
+def terms_of(denoiser, pairs, config, turn=0):
+    return Objective(denoiser, pairs, None, config).terms(turn)
 
 
 def test_the_first_loss_is_ln_2(denoiser, features):
     config = train_config(beta=5000)
-    terms = train_step(denoiser, samples(features, config), None, 0, config)
-    assert terms["dpo_loss"].item() == pytest.approx(math.log(2), abs=1e-6)
+    terms = terms_of(denoiser, samples(features, config), config)
+    assert terms["preference_loss"].item() == pytest.approx(math.log(2), abs=1e-6)
     assert terms["winner_error"].item() == pytest.approx(terms["reference_winner_error"].item(), abs=1e-6)
 
 
@@ -60,11 +62,11 @@ def test_both_images_of_a_pair_share_noise_and_timestep(denoiser, features):
 
 
 def test_noisy_latents_and_velocity_follow_the_formula(features, tmp_path):
-    model = make_pipeline(tmp_path / "v", "v_prediction")
-    denoiser = Denoiser(load_pipeline(model), model)
-    features.tensors["safe_std"] = torch.zeros_like(features.tensors["safe_std"])  # no posterior draw
+    model = make_pipeline(tmp_path / "v", "sd21")
+    denoiser = Denoiser(model)
+    features.shards[0]["safe_std"] = torch.zeros_like(features.shards[0]["safe_std"])  # no posterior draw
     batch = denoiser.noised(features, ("safe",), [1], [5], timestep=400)
-    x0 = features.tensors["safe_mean"][1] * 0.18215
+    x0 = features.shards[0]["safe_mean"][1] * 0.18215
     # DDPM's cumulative product by hand: betas are squares of a line from sqrt(0.00085) to sqrt(0.012)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     abar = torch.prod(1 - betas[:401]).float()
@@ -75,42 +77,52 @@ def test_noisy_latents_and_velocity_follow_the_formula(features, tmp_path):
 
 def test_cached_reference_equals_the_exact_one(denoiser, features):
     config = train_config(reference="cached", draws=3)
-    pairs = samples(features, config)
-    pairs.remember(denoiser, keep_prediction=False)
-    known = train_step(denoiser, pairs, None, 4, config)
-    pairs.known = None
-    exact = train_step(denoiser, pairs, None, 4, config)
-    assert known["reference_loser_error"].item() == pytest.approx(exact["reference_loser_error"].item(), rel=1e-5)
+    cached = Objective(denoiser, samples(features, config), None, config)
+    cached.remember(5, make_accelerator(config, torch.device("cpu")))
+    exact = terms_of(denoiser, samples(features, config), config, 4)
+    assert cached.terms(4)["reference_loser_error"].item() == pytest.approx(
+        exact["reference_loser_error"].item(), rel=1e-5
+    )
+    known = References(samples(features, config))
+    known.remember(denoiser, 1, make_accelerator(config, torch.device("cpu")))
+    assert known.known.isfinite().sum() == 2 * len(
+        set(samples(features, config).pick(0))
+    )  # what no step asks is not run
+
+
+def numbers(pairs, turn):
+    return [draw.sample for draw in pairs.pick(turn)]
 
 
 def test_an_epoch_sees_every_pair_and_fewer_pairs_than_a_batch_go_round(features):
     pairs = samples(features, train_config(batch_size=3))
-    assert sorted(pairs.pick(0)[0]) == sorted(pairs.pick(1)[0]) == [0, 1, 2]
-    assert sorted(samples(features, train_config(batch_size=6)).pick(0)[0]) == [0, 0, 1, 1, 2, 2]
+    assert sorted(numbers(pairs, 0)) == sorted(numbers(pairs, 1)) == [0, 1, 2]
+    assert sorted(numbers(samples(features, train_config(batch_size=6)), 0)) == [0, 0, 1, 1, 2, 2]
 
 
 def test_caption_dropout_uses_the_empty_prompt(denoiser, features):
     pairs = samples(features, train_config(caption_dropout=1.0))
-    batch = pairs.noised(denoiser, [0], [3])
-    empty = features.tensors["encoder_hidden_states"][-1]
+    batch = pairs.noised(denoiser, pairs.pick(0))
+    empty = features.shards[0]["encoder_hidden_states"][-1]
     assert torch.equal(batch.condition["encoder_hidden_states"][0], empty)
 
 
-def test_a_loss_that_is_not_finite_names_the_pairs(denoiser, features):
-    features.tensors["safe_mean"][1] = torch.inf
+def test_a_loss_that_is_not_finite_names_step_and_pairs(denoiser, features):
+    features.shards[0]["safe_mean"][1] = torch.inf
     config = train_config(batch_size=3)
-    with pytest.raises(SafetyDPOError, match=r"not finite at batch 0 \(pairs .*p1"):
-        train_step(denoiser, samples(features, config), None, 0, config)
+    with pytest.raises(SafetyDPOError, match=r"x: the loss is not finite at step 0 \(pairs .*p1"):
+        fit(denoiser, samples(features, config), None, config, 2)
 
 
 def test_the_same_seed_trains_the_same_expert(tiny, tiny_features, tmp_path):
     paths = [str(tiny_features / "features.safetensors")]
     for name in ("a", "b"):
-        train_expert(paths, None, tiny, train_config(), steps=3, seed=1, name="ring", out=tmp_path / name)
+        where = {"out": tmp_path / name, "checkpoints": tmp_path / "checkpoints"}
+        train_expert(paths, None, tiny, train_config(), steps=3, seed=1, name="ring", **where)
     first, second = load_factors(tmp_path / "a"), load_factors(tmp_path / "b")
     assert all(torch.equal(x, y) for m in first for x, y in zip(first[m], second[m], strict=True))
     assert any(b.abs().max() > 0 for _, b in first.values())
     log = read_parquet(tmp_path / "a/training.parquet")
     assert list(log.step) == [0, 1, 2]
-    assert log.dpo_loss[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert log.preference_loss[0] == pytest.approx(math.log(2), abs=1e-6)
     assert "pipe.load_lora_weights" in (tmp_path / "a/README.md").read_text()

@@ -2,7 +2,7 @@
 import os
 import sys
 
-from safetydpo.config import STAGE_VERSION, load_config
+from safetydpo.config import MACHINE_KEYS, STAGE_VERSION, load_config
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods import method_of
 
@@ -16,7 +16,7 @@ LOGS = f"logs/{CFG.run}"
 TIMINGS = f"{RUN}/timings"
 CATEGORIES = CFG.category_names
 # What of the model changes images; batch size and device do not.
-MODEL = CFG.model.model_dump(exclude={"batch_size", "device"})
+MODEL = CFG.model.model_dump(exclude=MACHINE_KEYS["model"])
 PRESERVE = CFG.train.preserve.weight > 0
 # For `--sdm conda`; the environment file finds the package and its pins through the variable.
 CONDA = f"{workflow.basedir}/envs/{'gpu' if CFG.resources.gpu else 'cpu'}.yaml"

@@ -19,6 +19,7 @@ rule features:
         gpu=CFG.resources.gpu,
     params:
         model=MODEL,
+        flip=CFG.train.flip > 0,
         version=STAGE_VERSION["features"],
     message:
         "Features: {wildcards.category}, shard {wildcards.shard}"
@@ -44,6 +45,7 @@ rule retain_features:
         gpu=CFG.resources.gpu,
     params:
         model=MODEL,
+        flip=CFG.train.flip > 0,
         version=STAGE_VERSION["features"],
     message:
         "Features: retain prompts"

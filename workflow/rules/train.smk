@@ -1,4 +1,12 @@
 # One LoRA expert per category with Diffusion-DPO; All-single: one LoRA on all pairs with the experts' total budget.
+# Checkpoints are no outputs: Snakemake removes those of a failed job, and its retry goes on from the newest checkpoint.
+
+TRAIN = CFG.train.model_dump(exclude=MACHINE_KEYS["train"])
+
+
+def training_memory(wildcards, attempt):
+    """Memory of a training: every process holds the model."""
+    return CFG.resources.mem_mb * CFG.train.gpus * attempt
 
 
 rule train_expert:
@@ -15,15 +23,16 @@ rule train_expert:
         f"{TIMINGS}/train_expert/{{category}}.tsv"
     conda:
         CONDA
-    threads: CFG.resources.threads
+    threads: CFG.resources.threads * CFG.train.gpus
     resources:
-        mem_mb=memory,
+        mem_mb=training_memory,
         runtime=CFG.resources.runtime,
-        gpu=CFG.resources.gpu,
+        gpu=CFG.train.gpus if CFG.resources.gpu else 0,
     params:
         model=MODEL,
-        train=CFG.train.model_dump(exclude={"all_single_steps"}),
+        train={key: value for key, value in TRAIN.items() if key != "all_single_steps"},
         steps=CFG.train.steps,
+        checkpoints=f"{RUN}/checkpoints/{{category}}",
         seed=CFG.seed,
         version=STAGE_VERSION["train"],
     message:
@@ -47,8 +56,9 @@ use rule train_expert as train_all_single with:
     priority: 10  # the longest job: start it first
     params:
         model=MODEL,
-        train=CFG.train.model_dump(),
+        train=TRAIN,
         steps=CFG.train.all_single_steps or CFG.train.steps * len(CATEGORIES),
+        checkpoints=f"{RUN}/checkpoints/all-single",
         seed=CFG.seed,
         version=STAGE_VERSION["train"],
     message:

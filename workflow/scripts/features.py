@@ -3,6 +3,6 @@ from safetydpo.jobs import job, model_of
 with job(snakemake):
     from safetydpo.features import write_features
 
-    columns = {"safe": "safe_image", "unsafe": "unsafe_image"}
-    i = snakemake.input
-    write_features([i.images], i.prompts, columns, model_of(snakemake), "unsafe_prompt", snakemake.output[0])
+    roles = {role: (f"{role}_image", f"{role}_prompt") for role in ("safe", "unsafe")}
+    i, flip = snakemake.input, snakemake.params.flip
+    write_features([i.images], i.prompts, roles, model_of(snakemake), snakemake.output[0], flip)

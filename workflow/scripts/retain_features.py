@@ -3,5 +3,6 @@ from safetydpo.jobs import job, model_of
 with job(snakemake):
     from safetydpo.features import write_features
 
-    i = snakemake.input
-    write_features([i.images], i.prompts, {"image": "image"}, model_of(snakemake), "prompt", snakemake.output[0])
+    i, flip = snakemake.input, snakemake.params.flip
+    roles = {"image": ("image", "prompt")}
+    write_features([i.images], i.prompts, roles, model_of(snakemake), snakemake.output[0], flip)

@@ -1,7 +1,6 @@
 from pathlib import Path
 
-from safetydpo.config import Train
-from safetydpo.jobs import job, model_of
+from safetydpo.jobs import job, model_of, train_of
 
 with job(snakemake):
     from safetydpo.train import train_expert
@@ -10,6 +9,5 @@ with job(snakemake):
     retain = snakemake.input.get("retain") or None
     features = snakemake.input.features
     features = [features] if isinstance(features, str) else list(features)
-    train_expert(
-        features, retain, model_of(snakemake), Train(**p.train), steps=p.steps, seed=p.seed, name=out.name, out=out
-    )
+    where = {"name": out.name, "out": out, "checkpoints": p.checkpoints}
+    train_expert(features, retain, model_of(snakemake), train_of(snakemake), steps=p.steps, seed=p.seed, **where)

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from tqdm import tqdm
+
+from safetydpo.progress import progress
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def fit(name: str, model: nn.Module, loss_of: Callable[[int, int], torch.Tensor]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average, start = state["average"], state["step"]
-    bar = tqdm(range(start, plan.steps), name, initial=start, total=plan.steps, mininterval=5, disable=rank > 0)
+    bar = progress(range(start, plan.steps), name, initial=start, total=plan.steps, disable=rank > 0)
     shown = 0.0
     for step in bar:
         for group in optimizer.param_groups:

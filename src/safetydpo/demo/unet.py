@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from safetydpo.demo.clip import WIDTH
@@ -16,6 +15,7 @@ from safetydpo.demo.data import SceneSet
 from safetydpo.demo.fit import Schedule, fit
 from safetydpo.demo.grammar import ALL_FORMS, caption
 from safetydpo.demo.vae import LATENT_CHANNELS
+from safetydpo.progress import progress
 
 EMPTY_CAPTION_SHARE, SNR_GAMMA = 0.1, 5.0
 
@@ -61,7 +61,7 @@ class LatentSet:
 def encode_set(data: SceneSet, vae: Any, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, path: Path) -> None:
     """Encode pictures and captions into `path`."""
     means, stds = [], []
-    for start in tqdm(range(0, len(data.scenes), 250), "latents", mininterval=5):
+    for start in progress(range(0, len(data.scenes), 250), "latents"):
         index = range(start, min(start + 250, len(data.scenes)))
         posterior = vae.encode(data.pixels(index)).latent_dist
         means.append(posterior.mean.half())

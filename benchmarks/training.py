@@ -1,0 +1,282 @@
+"""Training speed and memory: the published recipe against ours, on the same weights and pairs, in one run.
+
+    python benchmarks/training.py                          the demo world, batch 8, two CPU cores: a minute
+    python benchmarks/training.py --model sd15             Stable Diffusion 1.5's shapes, random weights, 512 px, batch 1
+    python benchmarks/training.py --model sdxl --device cuda --precision bf16 --batch-size 4
+
+Variants: (a) official: every step decodes both JPEGs, encodes them with the VAE, encodes the prompt, and asks a second
+UNet for the reference; (b) exact: cached features, the reference is the same UNet with adapters off; (c) cached: the
+reference's errors are known. floor: forward and backward of the UNet without adapters, and one more forward.
+Peak memory is of a process that runs one variant alone.
+"""
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from peft import LoraConfig
+from PIL import Image
+from random_models import SIZES, save_random
+from timing import interleaved, peak_memory, print_ratios, print_table
+
+from safetydpo.config import Model, Train
+from safetydpo.denoiser import DTYPES, Denoiser
+from safetydpo.feature_sets import read_features
+from safetydpo.features import write_features
+from safetydpo.files import write_parquet
+from safetydpo.images import png, unpng
+from safetydpo.losses import dpo_loss, squared_error
+from safetydpo.models import encode_prompts, load_pipeline
+from safetydpo.samples import PAIR_ROLES, Samples, Share
+from safetydpo.trainer import Objective, Trainer, make_accelerator
+
+DEMO = Path(__file__).parents[1] / "resources/demo/t2i"
+PAIRS = 16
+VARIANTS = ("official", "exact", "cached")
+
+
+def settings(args: argparse.Namespace, folder: Path) -> tuple[Model, Train]:
+    """Model and training sections: the published rank, targets and loss."""
+    size = 48 if args.model == "demo" else SIZES[args.model]
+    model = Model(
+        id=str(DEMO if args.model == "demo" else folder / "model"),
+        height=size,
+        width=size,
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        batch_size=1 if size > 512 else 4,
+        device=args.device,
+        dtype={"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[args.precision],
+    )
+    config = Train(
+        steps=1000,
+        batch_size=args.batch_size,
+        learning_rate=1e-5,
+        mixed_precision=args.precision,
+        draws=2,
+        gradient_checkpointing=args.gradient_checkpointing,
+    )
+    return model, config
+
+
+def make_data(model: Model, folder: Path) -> None:
+    """Pairs of smooth random images, as Parquet and as JPEGs, and their features."""
+    rng, size = np.random.default_rng(0), (model.width, model.height)
+    rows = [
+        {"pair_id": f"p{i}", "unsafe_prompt": f"a red circle and a brulo {i}", "safe_prompt": f"a red circle {i}"}
+        for i in range(PAIRS)
+    ]
+    images = [
+        {"pair_id": row["pair_id"]}
+        | {
+            f"{role}_image": png(
+                np.asarray(Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize(size))
+            )
+            for role in PAIR_ROLES
+        }
+        for row in rows
+    ]
+    write_parquet(rows, folder / "prompts.parquet")
+    write_parquet(images, folder / "pairs.parquet")
+    for image in images:
+        for role in PAIR_ROLES:
+            Image.fromarray(unpng(image[f"{role}_image"])).save(folder / f"{image['pair_id']}_{role}.jpg", quality=95)
+    roles = {role: (f"{role}_image", f"{role}_prompt") for role in PAIR_ROLES}
+    half = model.model_copy(update={"dtype": "float32"})
+    write_features(
+        [str(folder / "pairs.parquet")], folder / "prompts.parquet", roles, half, folder / "features.safetensors"
+    )
+
+
+class Official:
+    """The published training step: nothing is kept between steps but weights."""
+
+    def __init__(self, model: Model, config: Train, folder: Path) -> None:
+        dtype = DTYPES[config.mixed_precision]
+        self.pipeline, self.config, self.folder = load_pipeline(model), config, folder
+        self.device = self.pipeline.device
+        self.reference = self.pipeline.unet.requires_grad_(False)
+        self.policy: Any = UNet2DConditionModel.from_pretrained(model.id, subfolder="unet", dtype=dtype).to(self.device)
+        self.policy.requires_grad_(False)
+        self.policy.add_adapter(
+            LoraConfig(
+                r=config.rank,
+                lora_alpha=config.rank,
+                init_lora_weights="gaussian",
+                target_modules=config.target_modules,
+            )
+        )
+        self.policy.train()
+        if config.gradient_checkpointing:
+            self.policy.enable_gradient_checkpointing()
+        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        for parameter in self.parameters:
+            parameter.data = parameter.data.float()
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate)
+        self.scheduler: Any = DDPMScheduler.from_config(self.pipeline.scheduler.config)
+        self.size, self.turn = (model.height, model.width), 0
+
+    def _pixels(self, names: list[str]) -> torch.Tensor:
+        arrays = [np.asarray(Image.open(io.BytesIO((self.folder / name).read_bytes()))) for name in names]
+        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
+
+    @torch.no_grad()
+    def _inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        numbers = [(self.turn * self.config.batch_size + i) % PAIRS for i in range(self.config.batch_size)]
+        self.turn += 1
+        pixels = self._pixels([f"p{i}_{role}.jpg" for role in PAIR_ROLES for i in numbers])
+        vae = self.pipeline.vae
+        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.sample().float() * vae.config.scaling_factor
+        text = encode_prompts(self.pipeline, [f"a red circle and a brulo {i}" for i in numbers])
+        text = {k: v.to(self.device).repeat(2, *[1] * (v.dim() - 1)) for k, v in text.items()}
+        b = self.config.batch_size
+        noise = torch.randn_like(latents[:b]).repeat(2, 1, 1, 1)
+        timesteps = torch.randint(1000, (b,), device=self.device).repeat(2)
+        return self.scheduler.add_noise(latents, noise, timesteps), timesteps, noise, text
+
+    def _predict(self, unet: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: dict[str, torch.Tensor]) -> Any:
+        extra = None
+        if "text_embeds" in text:
+            ids = torch.tensor([*self.size, 0, 0, *self.size], device=self.device).float().expand(len(noisy), -1)
+            extra = {"text_embeds": text["text_embeds"].to(unet.dtype), "time_ids": ids}
+        condition = text["encoder_hidden_states"].to(unet.dtype)
+        return unet(noisy.to(unet.dtype), timesteps, encoder_hidden_states=condition, added_cond_kwargs=extra).sample
+
+    def step(self) -> None:
+        noisy, timesteps, noise, text = self._inputs()
+        half = self.config.mixed_precision != "no"
+        with torch.autocast(self.device.type, DTYPES[self.config.mixed_precision], enabled=half):
+            winner, loser = squared_error(self._predict(self.policy, noisy, timesteps, text), noise).chunk(2)
+            with torch.no_grad():
+                known = squared_error(self._predict(self.reference, noisy, timesteps, text), noise).chunk(2)
+        dpo_loss(winner, loser, *known, self.config.beta).loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def ours(denoiser: Denoiser, config: Train, folder: Path, reference: str) -> Callable[[], None]:
+    """Our step, by the real trainer."""
+    config = config.model_copy(update={"reference": reference})
+    features = read_features([folder / "features.safetensors"], denoiser.model_id)
+    samples = Samples(features, PAIR_ROLES, config.batch_size, config, 0, Share())
+    accelerator = make_accelerator(config, denoiser.device)
+    trainer = Trainer(Objective(denoiser, samples, None, config), config.steps, reference, accelerator)
+    if reference == "cached":
+        trainer.objective.remember(config.steps, accelerator)
+    turns = iter(range(config.steps))
+    return lambda: trainer.step(next(turns)) and None
+
+
+def floor_of(denoiser: Denoiser, config: Train, folder: Path) -> Callable[[], None]:
+    """Forward, backward and reference forward of the UNet alone, on inputs that are ready."""
+    features = read_features([folder / "features.safetensors"], denoiser.model_id)
+    samples = Samples(features, PAIR_ROLES, config.batch_size, config, 0, Share())
+    batch = samples.noised(denoiser, samples.pick(0))
+
+    def run() -> None:
+        batch.noisy_latents.requires_grad_(True)
+        with denoiser.without_adapters():
+            denoiser.predict(batch).float().square().mean().backward()
+        batch.noisy_latents.grad = None
+        batch.noisy_latents.requires_grad_(False)
+        denoiser.reference(batch)
+
+    return run
+
+
+def variants(names: tuple[str, ...], model: Model, config: Train, folder: Path) -> dict[str, Callable[[], None]]:
+    """Steps by name; ours share one UNet."""
+    made: dict[str, Callable[[], None]] = {}
+    denoiser = None
+    for name in names:
+        if name == "official":
+            made[name] = Official(model, config, folder).step
+            continue
+        if denoiser is None:
+            denoiser = Denoiser(model, config.mixed_precision)
+            denoiser.add_adapter(config, 0)
+        made[name] = floor_of(denoiser, config, folder) if name == "floor" else ours(denoiser, config, folder, name)
+    return made
+
+
+def memory_of(name: str, args: argparse.Namespace, folder: Path) -> float:
+    """Peak GB of a process of its own that runs this variant twice."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--folder", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])["peak"]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["demo", "sd15", "sdxl"], default="demo")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=list(DTYPES), default="no")
+    parser.add_argument("--batch-size", type=int, help="pairs a step (demo 8, others 1)")
+    parser.add_argument("--repeats", type=int, help="timed steps of each variant (demo 20, others 3)")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="one timed step of each")
+    parser.add_argument("--only", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.batch_size = args.batch_size or (8 if args.model == "demo" else 1)
+    args.repeats = 1 if args.quick else args.repeats or (20 if args.model == "demo" else 3)
+    return args
+
+
+def measure(args: argparse.Namespace, folder: Path) -> None:
+    """Time all variants in turns, then each one's memory; print."""
+    model, config = settings(args, folder)
+    if args.model != "demo":
+        save_random(args.model, folder / "model")
+    make_data(model, folder)
+    device = torch.device(args.device)
+    memory = {name: memory_of(name, args, folder) for name in VARIANTS}
+    warmup = 1 if args.quick or args.model != "demo" else 3
+    seconds = interleaved(variants((*VARIANTS, "floor"), model, config, folder), args.repeats, warmup, device)
+    speed = {name: args.batch_size / s for name, s in seconds.items()}
+    rows = []
+    for name in seconds:
+        ratio = f"{speed[name] / speed['official']:.2f}" if name in VARIANTS else ""
+        gb = (f"{memory[name]:.2f}", f"{memory[name] / memory['official']:.2f}") if name in memory else ("", "")
+        rows.append([name, f"{seconds[name]:.4g}", f"{speed[name]:.3g}", ratio, *gb])
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(f"\n{args.model}, {model.height} px, batch {args.batch_size}, precision {args.precision}, {where}")
+    print_table(["variant", "s/step", "pairs/s", "x official", "peak GB", "of official"], rows)
+    print_ratios(
+        {
+            "model": args.model,
+            "exact_speed": speed["exact"] / speed["official"],
+            "cached_speed": speed["cached"] / speed["official"],
+            "exact_step_to_floor": seconds["exact"] / seconds["floor"],
+            "exact_memory": memory["exact"] / memory["official"],
+            "cached_memory": memory["cached"] / memory["official"],
+        }
+    )
+
+
+def main() -> None:
+    args = parse()
+    if args.only:
+        model, config = settings(args, args.folder)
+        step = variants((args.only,), model, config, args.folder)[args.only]
+        with peak_memory(torch.device(args.device)) as peak:
+            for _ in range(2):
+                step()
+        print(json.dumps({"peak": peak.bytes / 1e9}))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        measure(args, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""States of a long computation on disk, to go on from after a crash: each whole or not there, the newest two kept."""
+
+import fcntl
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safetydpo.errors import SafetyDPOError
+from safetydpo.files import whole_file
+
+KEPT = 2
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"beta": 1}} -> {"train.beta": 1}."""
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+class Checkpoints:
+    """Files <stem>-<number>-<hash of the bytes>.pt of a folder.
+
+    made: what the computation depends on, by (nested) keys of the config; a state of another `made` is refused.
+    """
+
+    def __init__(self, folder: Path | str, made: dict[str, Any], stem: str = "step") -> None:
+        self.folder, self.made, self.stem = Path(folder), _flat(made), stem
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.stem}-*.pt"), reverse=True)
+
+    def save(self, number: int, state: dict[str, Any]) -> Path:
+        """Write a state of tensors, numbers, strings, lists and dicts; remove all but the newest two."""
+        buffer = io.BytesIO()
+        torch.save({"made": self.made, "number": number, "state": state}, buffer)
+        path = self.folder / f"{self.stem}-{number:07d}-{_digest(buffer.getvalue())}.pt"
+        with whole_file(path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+        for old in self._paths()[KEPT:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest whole state and its number, or None.
+
+        A damaged file is named in a warning, and the one before it is taken. SafetyDPOError where the state is of
+        another config: it names the key.
+        """
+        for path in self._paths():
+            data = path.read_bytes()
+            if not path.stem.endswith(_digest(data)):
+                print(f"WARNING: checkpoint {path} is damaged; going on from the one before it.")
+                continue
+            kept = torch.load(io.BytesIO(data), weights_only=True)
+            self._refuse_others(path, kept["made"])
+            return kept["number"], kept["state"]
+        return None
+
+    def _refuse_others(self, path: Path, made: dict[str, Any]) -> None:
+        for key in [*self.made, *made]:
+            here, there = self.made.get(key), made.get(key)
+            if here != there:
+                raise SafetyDPOError(
+                    f"Checkpoint {path} was made with {key} = {there}, this run has {here}: "
+                    f"delete the folder {self.folder} to start over, or set {key} back to go on."
+                )
+
+    def clear(self) -> None:
+        """The computation is done: remove every state in the folder."""
+        for path in self.folder.glob("*.pt"):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path | str) -> Iterator[None]:
+    """Wait until no other process of this machine works in `folder`: a killed scheduler leaves its jobs running."""
+    path = Path(folder) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another process works in {folder} (left by an earlier run?): waiting for it to end.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        yield
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: checkpoints to go on from
+            path.parent.rmdir()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,84 @@
+"""What no single key can say: whether the parts of a config fit together. One line a problem."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from safetydpo.config import Config
+
+
+def problems_of(config: "Config") -> list[str]:
+    """Every problem, `path: what is wrong`; those of the matrix only where its names exist."""
+    problems = [*_repeated(config), *_unknown(config), *_counts(config), *_files(config)]
+    return problems or [*_without_base(config), *_without_reference(config)]
+
+
+def _repeated(config: "Config") -> list[str]:
+    problems = []
+    for key, names in (("categories", config.category_names), ("benchmarks", [b.name for b in config.benchmarks])):
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        problems += [f"{key}: `{name}` is listed twice" for name in repeated]
+    if "all-single" in config.category_names:
+        problems.append("categories: `all-single` is the name of a method; call the category otherwise")
+    return problems
+
+
+def _unknown(config: "Config") -> list[str]:
+    problems, methods, benchmarks = [], config.methods(), [b.name for b in config.benchmarks]
+    for i, cells in enumerate(config.evaluate.matrix):
+        problems += [
+            f"evaluate.matrix.{i}.methods: no method `{m}`; there are {', '.join(methods)}, experts"
+            for m in cells.methods
+            if m != "experts" and m not in methods
+        ]
+        problems += [
+            f"evaluate.matrix.{i}.benchmarks: no benchmark `{b}`; there are {', '.join(benchmarks)}"
+            for b in cells.benchmarks
+            if b not in benchmarks
+        ]
+    reference = config.evaluate.fid_reference
+    if reference and reference not in methods:
+        problems.append(f"evaluate.fid_reference: no method `{reference}`")
+    return problems
+
+
+def _counts(config: "Config") -> list[str]:
+    problems = []
+    if config.pairs.shards > config.prompts.pairs:
+        problems.append(
+            f"pairs.shards: {config.pairs.shards} is more than the {config.prompts.pairs} pairs (prompts.pairs)"
+        )
+    if config.evaluate.shards > config.evaluate.n:
+        problems.append(
+            f"evaluate.shards: {config.evaluate.shards} is more than evaluate.n, {config.evaluate.n} prompts"
+        )
+    return problems
+
+
+def _files(config: "Config") -> list[str]:
+    problems = []
+    if config.prompts.source != "demo":
+        if len(config.tune.scales) > 1 and not config.tune.path:
+            problems.append("tune.path: needed to choose among tune.scales; or give one scale")
+        if config.train.preserve.weight and not config.train.preserve.path:
+            problems.append("train.preserve.path: needed with train.preserve.weight, a file of harmless prompts")
+    return problems
+
+
+def _without_base(config: "Config") -> list[str]:
+    """Cells that lack base's images of the same prompts, with which layout and CLIPScore are compared."""
+    cells, problems = config.cells(), []
+    for cell in cells.values():
+        base = cells.get(("base", cell.benchmark))
+        if base is None or (base.n is not None and (cell.n is None or cell.n > base.n)):
+            problems.append(
+                f"evaluate.matrix: {cell.method} on {cell.benchmark} needs `base` there too, on as many prompts"
+            )
+    return problems
+
+
+def _without_reference(config: "Config") -> list[str]:
+    cells, reference = config.cells(), config.evaluate.fid_reference
+    safe = [b.name for b in config.benchmarks if b.kind == "safe" and any(cell[1] == b.name for cell in cells)]
+    if safe and reference and not any((reference, name) in cells for name in safe):
+        return [f"evaluate.fid_reference: `{reference}` is not in evaluate.matrix on {safe[0]}"]
+    return []

@@ -1,0 +1,249 @@
+"""Training an adapter: steps, accumulation, log, checkpoints. accelerate does devices, precision, several processes."""
+
+import random
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from diffusers.optimization import get_scheduler
+
+from safetydpo.checkpoints import Checkpoints
+from safetydpo.config import Train
+from safetydpo.denoiser import Denoiser, Noised
+from safetydpo.errors import SafetyDPOError
+from safetydpo.interrupts import Interrupt
+from safetydpo.losses import Preference, dpo_loss, safeguard, sdpo_loss, sft_loss, squared_error
+from safetydpo.optimizers import make_optimizer
+from safetydpo.progress import progress
+from safetydpo.reference import References, answer
+from safetydpo.samples import Draw, Samples
+
+Terms = dict[str, torch.Tensor]
+
+
+def preference(config: Train, model_pred: torch.Tensor, target: torch.Tensor, reference: torch.Tensor) -> Preference:
+    """The configured loss on predictions and targets (2b, c, h, w), winners first, and reference errors (b, 2)."""
+    winner_pred, loser_pred = model_pred.chunk(2)
+    winner_target, loser_target = target.chunk(2)
+    errors = squared_error(winner_pred, winner_target), squared_error(loser_pred, loser_target)
+    known = reference[:, 0], reference[:, 1]
+    if config.loss == "sft":
+        return sft_loss(*errors, *known)
+    if config.loss == "sdpo":
+        scale = safeguard(winner_pred, winner_target, loser_pred, loser_target, config.sdpo_mu)
+        return sdpo_loss(*errors, *known, config.beta, scale)
+    return dpo_loss(*errors, *known, config.beta)
+
+
+class Objective:
+    """Loss and log terms of one batch of pairs, with the preservation term where there is a retain set."""
+
+    def __init__(self, denoiser: Denoiser, pairs: Samples, retain: Samples | None, config: Train) -> None:
+        self.denoiser, self.pairs, self.retain, self.config = denoiser, pairs, retain, config
+        self.known: list[References] = []
+
+    def remember(
+        self,
+        turns: int,
+        accelerator: Accelerator,
+        folder: Checkpoints | None = None,
+        interrupt: Interrupt | None = None,
+    ) -> None:
+        """Compute what cached references need for `turns` turns."""
+        for samples in [s for s in (self.pairs, self.retain) if s]:
+            kept = Checkpoints(folder.folder, folder.made, f"reference-{samples.roles[-1]}") if folder else None
+            references = References(samples)
+            references.remember(self.denoiser, turns, accelerator, kept, interrupt)
+            self.known.append(references)
+
+    def _references(self, parts: list[Samples], picked: list[list[Draw]], batch: Noised) -> list[torch.Tensor]:
+        """What each part is compared with: cached, or one forward pass of the frozen model over the whole batch."""
+        if self.known:
+            return [k.recall(draws, self.denoiser.device) for k, draws in zip(self.known, picked, strict=True)]
+        sizes = [len(samples.roles) * len(draws) for samples, draws in zip(parts, picked, strict=True)]
+        predictions = self.denoiser.reference(batch).split(sizes)
+        targets = batch.target.split(sizes)
+        return [
+            answer(samples, prediction, target)
+            for samples, prediction, target in zip(parts, predictions, targets, strict=True)
+        ]
+
+    def terms(self, turn: int) -> Terms:
+        """One forward pass of policy and reference: `loss` to differentiate, per-pair errors and means to log."""
+        parts = [samples for samples in (self.pairs, self.retain) if samples]
+        picked = [samples.pick(turn) for samples in parts]
+        batch = Noised.join([s.noised(self.denoiser, draws) for s, draws in zip(parts, picked, strict=True)])
+        known = self._references(parts, picked, batch)
+        model_pred = self.denoiser.predict(batch)
+        n = 2 * len(picked[0])
+        found = preference(self.config, model_pred[:n], batch.target[:n], known[0])
+        winner, loser = squared_error(model_pred[:n], batch.target[:n]).detach().chunk(2)
+        loss = found.loss
+        preserve = loss.new_zeros(())
+        if self.retain:
+            preserve = squared_error(model_pred[n:], known[1]).mean()
+            loss = loss + self.config.preserve.weight * preserve
+        return {
+            "loss": loss,
+            "preference_loss": found.loss.detach(),
+            "preserve_loss": preserve.detach(),
+            "winner_error": winner.mean(),
+            "loser_error": loser.mean(),
+            "reference_winner_error": known[0][:, 0].mean(),
+            "reference_loser_error": known[0][:, 1].mean(),
+            "margin": found.margin.mean(),
+            "implicit_accuracy": (found.margin > 0).float().mean(),
+        }
+
+
+def make_accelerator(config: Train, device: torch.device, **options: Any) -> Accelerator:
+    """accelerate as the config wants it; SafetyDPOError where the device cannot do the precision."""
+    if config.mixed_precision == "fp16" and device.type == "cpu":
+        raise SafetyDPOError("train.mixed_precision fp16 needs a GPU: use bf16 or no on the CPU.")
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        **options,
+    )
+
+
+class Trainer:
+    """Optimises a denoiser's adapters; `fit` returns one row a step."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        steps: int,
+        name: str,
+        accelerator: Accelerator,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.objective, self.denoiser, self.config = objective, objective.denoiser, objective.config
+        self.steps, self.name, self.checkpoints = steps, name, checkpoints
+        self.accelerator = accelerator
+        bare = make_optimizer(self.denoiser.parameters, self.config, accelerator.num_processes)
+        # accelerate's wrapping of a schedule steps once a process, so it stays bare
+        self.schedule = get_scheduler(
+            self.config.lr_scheduler,
+            bare,
+            num_warmup_steps=self.config.warmup_steps,
+            num_training_steps=steps,
+        )
+        self.denoiser.policy, self.optimizer = self.accelerator.prepare(self.denoiser.unet, bare)
+        self.rows: list[dict[str, float]] = []
+
+    def fit(self) -> pd.DataFrame:
+        """Train, from the newest checkpoint if there is one; an interrupt saves one and raises SafetyDPOError."""
+        with Interrupt() as interrupt:
+            self._resume()
+            if self.config.reference == "cached":
+                turns = self.steps * self.config.gradient_accumulation_steps
+                self.objective.remember(turns, self.accelerator, self.checkpoints, interrupt)
+            begun, rank = len(self.rows), self.accelerator.process_index
+            bar = progress(range(begun, self.steps), self.name, initial=begun, total=self.steps, disable=rank > 0)
+            for step in bar:
+                row = self.step(step)
+                self.rows.append(row)
+                self.accelerator.log(row, step)
+                bar.set_postfix(
+                    loss=f"{row['loss']:.3f}",
+                    acc=f"{row['implicit_accuracy']:.2f}",
+                    pairs_per_s=f"{row['pairs_per_s']:.1f}",
+                    refresh=False,
+                )
+                stopped = interrupt.agreed(self.accelerator)
+                if stopped or (step + 1) % self.config.checkpoint_every == 0:
+                    self._save()
+                if stopped:
+                    interrupt.end(f"{step + 1} of {self.steps} steps of {self.name} are kept")
+        return pd.DataFrame(self.rows)
+
+    def step(self, step: int) -> dict[str, float]:
+        """One optimizer step; its row of the log. The only wait for the device is where the row is read."""
+        begin, turns, logged = time.perf_counter(), self.config.gradient_accumulation_steps, []
+        for turn in range(step * turns, (step + 1) * turns):
+            with self.accelerator.accumulate(self.denoiser.policy):
+                terms = self.objective.terms(turn)
+                self.accelerator.backward(terms["loss"])
+            logged.append(torch.stack([value.detach().float() for value in terms.values()]))
+        norm = self.accelerator.clip_grad_norm_(self.denoiser.parameters, self.config.max_grad_norm)
+        means = self.accelerator.reduce(torch.stack(logged).mean(0), "mean")
+        *values, norm = torch.cat([means, norm.reshape(1)]).tolist()  # type: ignore[union-attr, list-item]
+        row = {"step": step, **dict(zip(terms, values, strict=True)), "lr": self.schedule.get_last_lr()[0]}
+        self._refuse_non_finite(step, row["loss"], norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        count = self.objective.pairs.batch_size * turns * self.accelerator.num_processes
+        return row | {"grad_norm": norm, "pairs_per_s": count / (time.perf_counter() - begin)}
+
+    def _refuse_non_finite(self, step: int, loss: float, norm: float) -> None:
+        # fp16's loss scaling skips steps whose gradient overflows, and tries a smaller scale
+        if np.isfinite(loss) and (np.isfinite(norm) or self.accelerator.scaler is not None):
+            return
+        turns, features = self.config.gradient_accumulation_steps, self.objective.pairs.features
+        drawn = [d for turn in range(step * turns, (step + 1) * turns) for d in self.objective.pairs.pick(turn)]
+        names = gather_object([features.ids[d.sample] for d in drawn])
+        what = "gradient" if np.isfinite(loss) else "loss"
+        raise SafetyDPOError(
+            f"{self.name}: the {what} is not finite at step {step} (pairs {', '.join(dict.fromkeys(names))}): "
+            "lower train.learning_rate, or set train.mixed_precision to no."
+        )
+
+    def _save(self) -> None:
+        """Everything that the rest of the training depends on, and the log so far."""
+        scaler = self.accelerator.scaler
+        rng = gather_object([_random_states()])
+        if not self.checkpoints or not self.accelerator.is_main_process:
+            return
+        state = {
+            "lora": self.denoiser.adapter_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": scaler.state_dict() if scaler else {},
+            "rng": rng,
+            "rows": self.rows,
+        }
+        self.checkpoints.save(len(self.rows), state)
+
+    def _resume(self) -> None:
+        found = self.checkpoints.load() if self.checkpoints else None
+        if found is None:
+            return
+        _, state = found
+        self.denoiser.load_adapter_state(state["lora"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        _set_random_states(state["rng"][self.accelerator.process_index])
+        self.rows = state["rows"]
+        print(f"{self.name}: going on after step {len(self.rows)} of {self.steps}")
+
+
+def _random_states() -> dict[str, Any]:
+    """States of the generators of torch, numpy and Python, in types that a checkpoint holds."""
+    kind, keys, *rest = np.random.get_state()
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": [kind, keys.tolist(), *rest],  # type: ignore[union-attr]
+        "python": random.getstate(),
+    }
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    np.random.set_state(tuple(states["numpy"]))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))

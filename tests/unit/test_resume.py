@@ -1,0 +1,147 @@
+"""A training that is killed goes on and ends as one that was not: real processes, real signals."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import samples, train_config
+
+from safetydpo.checkpoints import Checkpoints, alone
+from safetydpo.denoiser import Denoiser
+from safetydpo.errors import SafetyDPOError
+from safetydpo.feature_sets import read_features
+from safetydpo.interrupts import Interrupt
+from safetydpo.launch import ERROR, JOB
+from safetydpo.lora import FILE
+from safetydpo.reference import References
+from safetydpo.trainer import make_accelerator
+
+STEPS, EVERY = 240, 4
+
+
+@pytest.fixture
+def job(tiny, tiny_features, tmp_path):
+    """Folder of a job with every random choice in it, and the folder of its checkpoints."""
+    config = train_config(
+        steps=STEPS,
+        checkpoint_every=EVERY,
+        gradient_accumulation_steps=2,
+        caption_dropout=0.3,
+        flip=0.5,
+        condition="both",
+        lr_scheduler="cosine",
+    )
+
+    def write(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        values = {"features": [str(tiny_features / "features.safetensors")], "retain": None, "seed": 3, "name": "ring"}
+        values |= {"model": tiny.model_dump(), "train": config.model_dump(), "steps": STEPS}
+        values |= {"out": str(folder / "out"), "checkpoints": str(folder / "checkpoints")}
+        (folder / JOB).write_text(json.dumps(values))
+        return folder
+
+    return write
+
+
+def start(folder):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "safetydpo.train", str(folder)], env=environment)
+
+
+def steps_kept(folder):
+    return max((int(p.name.split("-")[1]) for p in (folder / "checkpoints").glob("step-*.pt")), default=0)
+
+
+def wait_for(process, folder, step):
+    while steps_kept(folder) < step:
+        assert process.poll() is None, "ended before it was to be killed"
+        time.sleep(0.002)
+
+
+def results(folder):
+    log = pd.read_parquet(folder / "out/training.parquet").drop(columns="pairs_per_s")  # a time, not a result
+    return load_file(folder / "out" / FILE), log
+
+
+def test_killed_three_times_and_terminated_once_it_ends_bit_identical(job):
+    whole, killed = job("whole"), job("killed")
+    undisturbed = start(whole)
+    moments = sorted(random.sample(range(2, STEPS - 60), 3))
+    print("killed after steps", moments)
+    for moment in moments:
+        process = start(killed)
+        wait_for(process, killed, moment)
+        time.sleep(random.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    process = start(killed)
+    wait_for(process, killed, steps_kept(killed) + EVERY)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 1
+    said = (killed / ERROR).read_text()
+    assert said.startswith(f"Ended by SIGTERM; {steps_kept(killed)} of {STEPS} steps of ring are kept")
+    assert not (killed / "out").exists()
+    assert start(killed).wait() == 0
+    assert undisturbed.wait() == 0
+    (weights, log), (expected_weights, expected_log) = results(killed), results(whole)
+    assert list(log.step) == list(range(STEPS))
+    pd.testing.assert_frame_equal(log, expected_log, check_exact=True)
+    assert weights.keys() == expected_weights.keys()
+    assert all(torch.equal(weights[k], expected_weights[k]) for k in weights)
+    assert not list((killed / "checkpoints").glob("*.pt"))  # done: nothing to go on from
+
+
+@pytest.fixture
+def denoiser(tiny):
+    made = Denoiser(tiny)
+    made.add_adapter(train_config(), 0)
+    return made
+
+
+def test_an_interrupted_reference_goes_on_where_it_was(tiny, tiny_features, denoiser, tmp_path):
+    config = train_config(reference="cached", draws=9)
+    pairs = samples(read_features([tiny_features / "features.safetensors"], tiny.id), config)
+    accelerator, states = make_accelerator(config, torch.device("cpu")), Checkpoints(tmp_path, {}, "reference-unsafe")
+    whole, first, second = References(pairs), References(pairs), References(pairs)
+    whole.remember(denoiser, 40, accelerator)
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(SafetyDPOError, match=r"Ended by SIGTERM; 1 of \d batches"):
+            first.remember(denoiser, 40, accelerator, states, interrupt)
+    asked = []
+    denoiser.policy, reference = None, denoiser.reference
+    denoiser.reference = lambda batch: asked.append(len(batch.timesteps) // 2) or reference(batch)
+    second.remember(denoiser, 40, accelerator, states)
+    assert sum(asked) == len(pairs.drawn(40)) - 8  # batches of 4 x 2 draws, one of which was kept
+    assert torch.equal(second.known.nan_to_num(-1), whole.known.nan_to_num(-1))
+
+
+def test_a_second_signal_ends_at_once():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.asked == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.signal(signal.SIGINT, before) == signal.default_int_handler
+
+
+def test_one_training_waits_for_another_in_the_same_folder(tmp_path):
+    code = (
+        f"import time; from safetydpo.checkpoints import alone\n"
+        f"with alone({str(tmp_path / 'c')!r}): print('in', flush=True); time.sleep(0.5)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "in\n"
+    with alone(tmp_path / "c"):
+        assert other.wait() == 0
+    assert not (tmp_path / "c").exists()
