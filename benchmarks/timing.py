@@ -1,6 +1,7 @@
 """What the benchmarks share: interleaved timing, peak memory, and a table whose last line is JSON."""
 
 import json
+import random
 import statistics
 import threading
 import time
@@ -19,13 +20,18 @@ def _wait(device: torch.device) -> None:
 def interleaved(
     variants: dict[str, Callable[[], object]], repeats: int, warmup: int, device: torch.device
 ) -> dict[str, float]:
-    """Median seconds of each variant, taken in turns, so that a slow spell of the machine meets all of them."""
+    """Median seconds of each variant, taken in turns, so that a slow spell of the machine meets all of them.
+
+    The order changes from turn to turn: who comes after a large variant finds cold caches.
+    """
     times: dict[str, list[float]] = {name: [] for name in variants}
+    order, rng = list(variants), random.Random(0)
     for turn in range(warmup + repeats):
-        for name, run in variants.items():
+        rng.shuffle(order)
+        for name in order:
             _wait(device)
             begin = time.perf_counter()
-            run()
+            variants[name]()
             _wait(device)
             if turn >= warmup:
                 times[name].append(time.perf_counter() - begin)

@@ -1,7 +1,7 @@
 """Training speed and memory: the published recipe against ours, on the same weights and pairs, in one run.
 
     python benchmarks/training.py                          the demo world, batch 8, two CPU cores: a minute
-    python benchmarks/training.py --model sd15             Stable Diffusion 1.5's shapes, random weights, 512 px, batch 1
+    python benchmarks/training.py --model sd15             Stable Diffusion 1.5's shape, random weights, 512 px, batch 1
     python benchmarks/training.py --model sdxl --device cuda --precision bf16 --batch-size 4
 
 Variants: (a) official: every step decodes both JPEGs, encodes them with the VAE, encodes the prompt, and asks a second
@@ -222,14 +222,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=list(DTYPES), default="no")
     parser.add_argument("--batch-size", type=int, help="pairs a step (demo 8, others 1)")
-    parser.add_argument("--repeats", type=int, help="timed steps of each variant (demo 20, others 3)")
+    parser.add_argument("--repeats", type=int, help="timed steps of each variant (demo 40, others 3)")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--quick", action="store_true", help="one timed step of each")
     parser.add_argument("--only", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.batch_size = args.batch_size or (8 if args.model == "demo" else 1)
-    args.repeats = 1 if args.quick else args.repeats or (20 if args.model == "demo" else 3)
+    args.repeats = 1 if args.quick else args.repeats or (40 if args.model == "demo" else 3)
     return args
 
 

@@ -66,7 +66,8 @@ def prediction_of(config: Any, model: str) -> Prediction:
     """The prediction type that a model's scheduler config names; SafetyDPOError where training does not know it."""
     kind = config.get("prediction_type", "epsilon")
     if kind not in PREDICTIONS or "beta_schedule" not in config:  # flow matching has no betas
+        scheduler = config.get("_class_name", "its scheduler")
         raise SafetyDPOError(
-            f"Model {model} predicts {kind} ({config.get('_class_name', 'its scheduler')}): training knows {' and '.join(PREDICTIONS)}."
+            f"Model {model} predicts {kind} ({scheduler}): training knows {' and '.join(PREDICTIONS)}."
         )
     return PREDICTIONS[kind](config)
