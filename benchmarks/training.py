@@ -40,7 +40,8 @@ from safetydpo.samples import PAIR_ROLES, Samples, Share
 from safetydpo.trainer import Objective, Trainer, make_accelerator
 
 DEMO = Path(__file__).parents[1] / "resources/demo/t2i"
-PAIRS = 16
+# The large models' cached references take long to fill, and 2 pairs cost a step as much as 16.
+PAIRS = {"demo": 16, "sd15": 2, "sdxl": 2}
 VARIANTS = ("official", "exact", "cached")
 
 
@@ -68,12 +69,12 @@ def settings(args: argparse.Namespace, folder: Path) -> tuple[Model, Train]:
     return model, config
 
 
-def make_data(model: Model, folder: Path) -> None:
+def make_data(model: Model, folder: Path, pairs: int) -> None:
     """Pairs of smooth random images, as Parquet and as JPEGs, and their features."""
     rng, size = np.random.default_rng(0), (model.width, model.height)
     rows = [
         {"pair_id": f"p{i}", "unsafe_prompt": f"a red circle and a brulo {i}", "safe_prompt": f"a red circle {i}"}
-        for i in range(PAIRS)
+        for i in range(pairs)
     ]
     images = [
         {"pair_id": row["pair_id"]}
@@ -124,6 +125,7 @@ class Official:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate)
         self.scheduler: Any = DDPMScheduler.from_config(self.pipeline.scheduler.config)
         self.size, self.turn = (model.height, model.width), 0
+        self.pairs = len(list(folder.glob("*_safe.jpg")))
 
     def _pixels(self, names: list[str]) -> torch.Tensor:
         arrays = [np.asarray(Image.open(io.BytesIO((self.folder / name).read_bytes()))) for name in names]
@@ -131,7 +133,7 @@ class Official:
 
     @torch.no_grad()
     def _inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        numbers = [(self.turn * self.config.batch_size + i) % PAIRS for i in range(self.config.batch_size)]
+        numbers = [(self.turn * self.config.batch_size + i) % self.pairs for i in range(self.config.batch_size)]
         self.turn += 1
         pixels = self._pixels([f"p{i}_{role}.jpg" for role in PAIR_ROLES for i in numbers])
         vae = self.pipeline.vae
@@ -238,7 +240,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     model, config = settings(args, folder)
     if args.model != "demo":
         save_random(args.model, folder / "model")
-    make_data(model, folder)
+    make_data(model, folder, PAIRS[args.model])
     device = torch.device(args.device)
     memory = {name: memory_of(name, args, folder) for name in VARIANTS}
     warmup = 1 if args.quick or args.model != "demo" else 3

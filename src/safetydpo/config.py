@@ -147,7 +147,7 @@ class Train(Section):
         1, description="Processes of a training, a GPU each where resources.gpu is not 0; each sees batch_size pairs"
     )
     checkpoint_every: Count = Field(100, description="Steps between checkpoints, from which a killed job goes on")
-    tensorboard: bool = Field(False, description="Write results/<run>/tensorboard/ (pip install tensorboard)")
+    tensorboard: bool = Field(False, description="Write results/<run>/tensorboard/; needs the extra `tensorboard`")
     all_single_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="Steps of the All-single baseline; 0: steps x categories, the experts' total budget"
     )

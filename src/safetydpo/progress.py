@@ -6,6 +6,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+# Seconds between lines of a log.
+EVERY = 60
+
 
 class _Lines:
     """A text stream for tqdm on which every redraw of the bar is a line of its own."""
@@ -26,4 +29,4 @@ def progress(items: Iterable[Any], name: str, **options: Any) -> Any:
     """tqdm over `items`, with the time left; `options` are tqdm's."""
     if sys.stderr.isatty():
         return tqdm(items, name, mininterval=1, **options)
-    return tqdm(items, name, file=_Lines(sys.stderr), mininterval=60, maxinterval=60, ncols=100, **options)
+    return tqdm(items, name, file=_Lines(sys.stderr), mininterval=EVERY, maxinterval=EVERY, ncols=100, **options)

@@ -1,7 +1,7 @@
 """Which samples a training step sees, and every random choice about them.
 
-Every draw has a key (turn and slot, or sample and draw number), so a run is reproducible, independent of what was drawn
-before, and the same whether one process sees a batch or several share it.
+Every draw has a key (its place in the endless order, or sample and draw number), so a run is reproducible, independent
+of what was drawn before, and the same whether a batch is seen at once, in accumulated parts or by several processes.
 """
 
 from collections.abc import Sequence
@@ -55,12 +55,11 @@ class Samples:
 
     def _batch(self, turn: int) -> list[Draw]:
         n, whole = len(self.features), self.batch_size * self.share.processes
-        samples = [self._epoch(place // n)[place % n] for place in range(turn * whole, (turn + 1) * whole)]
-        if not self.draws:
-            return [Draw(sample, 0, seed_of(self.seed, f"fresh/{turn}/{i}")) for i, sample in enumerate(samples)]
-        rng = torch.Generator().manual_seed(seed_of(self.seed, f"draw/{turn}"))
-        numbers = torch.randint(self.draws, (whole,), generator=rng).tolist()
-        return [self.draw(sample, number) for sample, number in zip(samples, numbers, strict=True)]
+        drawn = []
+        for place in range(turn * whole, (turn + 1) * whole):
+            sample, key = self._epoch(place // n)[place % n], seed_of(self.seed, f"place/{place}")
+            drawn.append(self.draw(sample, key % self.draws) if self.draws else Draw(sample, 0, key))
+        return drawn
 
     def drawn(self, turns: int) -> list[Draw]:
         """The distinct fixed draws that `turns` turns use, over all processes, in a fixed order."""

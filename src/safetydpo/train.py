@@ -72,7 +72,7 @@ def _train(
     """One process's part of a training; the main one writes."""
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise SafetyDPOError(
-            "train.tensorboard needs the package tensorboard: pip install tensorboard, or set it false."
+            "train.tensorboard needs the package tensorboard: install the extra `tensorboard`, or set it false."
         )
     board = Path(out).parent.parent / "tensorboard"
     options = {"log_with": "tensorboard", "project_dir": str(board)} if config.tensorboard else {}

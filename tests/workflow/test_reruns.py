@@ -58,8 +58,16 @@ def test_evaluate_n_redoes_evaluation_only(finished):
     assert plan["render_benchmark"] == plan["score"] == 12
 
 
-def test_batch_size_and_device_redo_nothing_but_the_written_config(finished):
-    assert set(finished.planned({"model": {"batch_size": 7, "device": "cpu"}})) <= {"resolved_config", "report", "all"}
+def test_what_changes_no_result_redoes_nothing_but_the_written_config(finished):
+    changes = {"model": {"batch_size": 7, "device": "auto"}, "train": {"checkpoint_every": 7, "tensorboard": True}}
+    assert set(finished.planned(changes)) <= {"resolved_config", "all"}
+
+
+def test_mirrored_pairs_need_new_features_but_no_new_images(finished):
+    plan = finished.planned({"train": {"flip": 0.5}})
+    assert plan["features"] == 4
+    assert plan["train_expert"] == 2
+    assert not {"prompts", "render_pairs", "render_retain"} & set(plan)
 
 
 def test_a_comment_in_the_library_redoes_nothing(finished):

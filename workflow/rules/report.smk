@@ -38,8 +38,7 @@ rule report:
         mem_mb=memory,
         runtime=CFG.resources.runtime,
     params:
-        # batch size, device and resources change no result
-        config=CFG.model_dump(mode="json", exclude={"model": {"batch_size", "device"}, "resources": True}),
+        config=CFG.model_dump(mode="json", exclude=MACHINE_KEYS | {"resources": True}),
         version=STAGE_VERSION["report"],
     message:
         "Report"
