@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +40,30 @@ class Checkpoints:
         """Write a state of tensors, numbers, strings, lists and dicts; remove all but the newest two."""
         buffer = io.BytesIO()
         torch.save({"made": self.made, "number": number, "state": state}, buffer)
-        path = self.folder / f"{self.stem}-{number:07d}-{_digest(buffer.getvalue())}.pt"
+        data = buffer.getbuffer()
+        self._remove_unfinished()
+        path = self.folder / f"{self.stem}-{number:07d}-{_digest(data)}.pt"
         with whole_file(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+            temporary.write_bytes(data)
         for old in self._paths()[KEPT:]:
             old.unlink(missing_ok=True)
         return path
 
-    def load(self) -> tuple[int, dict[str, Any]] | None:
+    def load(self, main: bool = True) -> tuple[int, dict[str, Any]] | None:
         """The newest whole state and its number, or None.
 
-        A damaged file is named in a warning, and the one before it is taken. SafetyDPOError where the state is of
-        another config: it names the key.
+        A damaged file is named in a warning and (by the `main` process) removed, and the one before it is taken.
+        SafetyDPOError where the state is of another config: it names the key.
         """
         for path in self._paths():
-            data = path.read_bytes()
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:  # the main process has removed it
+                continue
             if not path.stem.endswith(_digest(data)):
                 print(f"WARNING: checkpoint {path} is damaged; going on from the one before it.")
+                if main:
+                    path.unlink(missing_ok=True)
                 continue
             kept = torch.load(io.BytesIO(data), weights_only=True)
             self._refuse_others(path, kept["made"])
@@ -67,20 +74,29 @@ class Checkpoints:
         for key in [*self.made, *made]:
             here, there = self.made.get(key), made.get(key)
             if here != there:
+                back = f", or set {key} back to go on" if key.startswith("train.") else ""
                 raise SafetyDPOError(
                     f"Checkpoint {path} was made with {key} = {there}, this run has {here}: "
-                    f"delete the folder {self.folder} to start over, or set {key} back to go on."
+                    f"delete the folder {self.folder} to start over{back}."
                 )
+
+    def _remove_unfinished(self) -> None:
+        """Temporary files of a process that was killed while it wrote."""
+        for path in self.folder.glob(f".{self.stem}-*.tmp"):
+            path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """The computation is done: remove every state in the folder."""
-        for path in self.folder.glob("*.pt"):
+        for path in [*self.folder.glob("*.pt"), *self.folder.glob(".*.tmp")]:
             path.unlink(missing_ok=True)
 
 
 @contextmanager
-def alone(folder: Path | str) -> Iterator[None]:
-    """Wait until no other process of this machine works in `folder`: a killed scheduler leaves its jobs running."""
+def alone(folder: Path | str) -> Iterator[int]:
+    """Wait until no other process of this machine works in `folder`: a killed scheduler leaves its jobs running.
+
+    Yields the descriptor of the lock, which may be handed on to child processes.
+    """
     path = Path(folder) / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
@@ -91,11 +107,8 @@ def alone(folder: Path | str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             pass  # a file system without locks
-        yield
-        path.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: checkpoints to go on from
-            path.parent.rmdir()
+        yield lock.fileno()
 
 
-def _digest(data: bytes) -> str:
+def _digest(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()[:16]

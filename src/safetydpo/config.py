@@ -144,7 +144,7 @@ class Train(Section):
         "no", description="Precision of the frozen UNet and of matrix products; adapters and errors are float32"
     )
     gpus: Count = Field(
-        1, description="Processes of a training, a GPU each where resources.gpu is not 0; each sees batch_size pairs"
+        1, description="Processes of a training, each on batch_size pairs; a GPU each where resources.gpu is not 0"
     )
     checkpoint_every: Count = Field(100, description="Steps between checkpoints, from which a killed job goes on")
     tensorboard: bool = Field(False, description="Write results/<run>/tensorboard/; needs the extra `tensorboard`")
@@ -264,7 +264,9 @@ class Resources(Section):
     threads: Count = Field(1, description="Threads of a render, train or score job")
     mem_mb: Annotated[int, Field(ge=500)] = Field(3000, description="Memory of a job at its first try, MB")
     runtime: Count = Field(30, description="Minutes")
-    gpu: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of a render or train job")
+    gpu: Annotated[int, Field(ge=0)] = Field(
+        0, description="GPUs of a job that renders or encodes; not 0: a training gets train.gpus"
+    )
 
 
 class Config(Section):

@@ -14,8 +14,8 @@ from safetydpo.config import Model, Train
 from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.feature_sets import Features
+from safetydpo.lean_layers import use_lean_layers
 from safetydpo.lora import Factors
-from safetydpo.lora_linear import use_lora_linear
 from safetydpo.models import load_unet
 from safetydpo.prediction import prediction_of
 
@@ -81,7 +81,7 @@ class Denoiser:
         self.unet.train()
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
         self._layers = [m for m in self.unet.modules() if isinstance(m, BaseTunerLayer)]
-        use_lora_linear(self._layers)
+        use_lean_layers(self.unet)
 
     def check(self, features: Features) -> None:
         """SafetyDPOError where features cannot be those of this UNet: latent channels or width of text embeddings."""

@@ -5,6 +5,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,21 +56,18 @@ class Features:
         return {name: torch.stack(rows) for name, rows in parts.items()}
 
 
-def _checked(path: Path | str, tensors: dict[str, torch.Tensor]) -> int:
-    """A number that changes with the tensors' bits; SafetyDPOError where a value is not finite."""
-    total = 0
-    for name, tensor in tensors.items():
+def _check(path: Path | str, tensors: dict[str, torch.Tensor], digest: Any) -> None:
+    """Feed names, shapes and values to the digest; SafetyDPOError where a value is not finite."""
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
         flat = tensor.view(-1)
         for start in range(0, len(flat), CHUNK):
             part = flat[start : start + CHUNK]
-            if part.is_floating_point():
-                if not torch.isfinite(part).all():
-                    raise SafetyDPOError(
-                        f"{path} has values that are not finite in {name}: delete it and rerun (try dtype float32)."
-                    )
-                part = part.view(torch.int32)  # an integer sum is exact, whatever the order
-            total += int(part.sum())
-    return total
+            if part.is_floating_point() and not torch.isfinite(part).all():
+                raise SafetyDPOError(
+                    f"{path} has values that are not finite in {name}: delete it and rerun (try dtype float32)."
+                )
+            digest.update(part.numpy())
 
 
 def read_features(paths: Sequence[Path | str], model: str) -> Features:
@@ -81,7 +79,8 @@ def read_features(paths: Sequence[Path | str], model: str) -> Features:
         tensors, header = read_safetensors(path)
         if header.get("model") != model:
             raise SafetyDPOError(f"{path} was made with model {header.get('model')}, not {model}: delete it and rerun.")
-        digest.update(f"{header['ids']} {_checked(path, tensors)}".encode())
+        digest.update(header["ids"].encode())
+        _check(path, tensors, digest)
         part = json.loads(header["ids"])
         ids += part
         if part:

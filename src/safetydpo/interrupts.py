@@ -1,7 +1,9 @@
-"""SIGTERM (a scheduler's walltime) and Ctrl-C: finish the step, save, end; a second one ends at once."""
+"""SIGTERM (a scheduler's walltime) and Ctrl-C: finish the batch, save, end; a later second one ends at once."""
 
+import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -11,13 +13,16 @@ from accelerate import Accelerator
 from safetydpo.errors import SafetyDPOError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A scheduler and a launcher may both pass a signal on: repeats within this many seconds are the same request.
+ONE_REQUEST = 2.0
 
 
 class Interrupt:
-    """Inside the block a first signal only sets `asked`; what was there before is back for a second one."""
+    """Inside the block a first signal only sets `asked`."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self.since = 0.0
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -26,16 +31,16 @@ class Interrupt:
         return self
 
     def _heard(self, number: int, _: FrameType | None) -> None:
-        self.asked = number
-        self._restore()
+        if self.asked is None:
+            self.asked, self.since = number, time.monotonic()
+        elif time.monotonic() - self.since > ONE_REQUEST:
+            self.__exit__()
+            os.kill(os.getpid(), number)
 
-    def _restore(self) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
         self.before = {}
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
 
     def agreed(self, accelerator: Accelerator) -> bool:
         """Whether any of the processes was asked to end; all get the same answer."""

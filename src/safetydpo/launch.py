@@ -14,33 +14,45 @@ from safetydpo.errors import SafetyDPOError
 JOB, ERROR = "job.json", "error.txt"
 
 
-def launch(module: str, job: dict[str, Any], processes: int) -> None:
+def launch(module: str, job: dict[str, Any], processes: int, lock: int) -> None:
     """Run `python -m module FOLDER` in `processes` processes; FOLDER holds job.json, and error.txt where one fails.
 
-    SIGTERM and Ctrl-C are passed on. SafetyDPOError with the sentence of the process that failed.
+    SIGTERM and Ctrl-C are passed on; the launcher holds the file `lock` too, should this process be killed alone.
+    SafetyDPOError with the sentence of the process that failed.
     """
-    with tempfile.TemporaryDirectory(prefix="safetydpo-") as folder:
-        (Path(folder) / JOB).write_text(json.dumps(job))
-        threads = max(1, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)) // processes)
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-        command += ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--main_process_port", "0", "--num_cpu_threads_per_process", str(threads)]
-        command += ["--module", module, folder]
-        child = subprocess.Popen(command, stdout=sys.stdout, stderr=sys.stderr)
-        before = {
-            number: signal.signal(number, lambda got, _: child.send_signal(got))
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            status = child.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    with tempfile.TemporaryDirectory(prefix="safetydpo-") as name:
+        folder = Path(name)
+        (folder / JOB).write_text(json.dumps(job))
+        # or a user's own accelerate config would be used
+        settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "gpu_ids": "all"}
+        settings |= {"num_machines": 1, "machine_rank": 0, "num_processes": processes, "mixed_precision": "no"}
+        (folder / "accelerate.yaml").write_text(json.dumps(settings))
+        threads = str(max(1, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)) // processes))
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "accelerate.yaml")]
+        command += ["--main_process_port", "0", "--num_cpu_threads_per_process", threads, "--module", module, name]
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "300"  # seconds to finish a batch and save after a signal
+        # a session of its own: a terminal's Ctrl-C reaches this process, which passes it on once
+        child = subprocess.Popen(
+            command, stdout=sys.stdout, stderr=sys.stderr, env=environment, start_new_session=True, pass_fds=[lock]
+        )
+        status = _wait(child)
         if status:
-            said = Path(folder) / ERROR
+            said = folder / ERROR
             raise SafetyDPOError(
                 said.read_text() if said.exists() else f"A training process ended with status {status}: see the log."
             )
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    """The status of the child; signals that come meanwhile are passed on to it."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda got, _: child.send_signal(got)) for number in numbers}
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def read_job(folder: str) -> dict[str, Any]:

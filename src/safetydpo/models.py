@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
 
 from safetydpo.config import Model
 from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import write_text
 
+# What the libraries raise for a folder or a file that is damaged, incomplete or of a kind they do not know.
+UNREADABLE = (OSError, ValueError, TypeError, AttributeError, NotImplementedError, SafetensorError)
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -57,9 +60,9 @@ def _index(config: Model) -> dict[str, Any]:
         )
     try:
         index: Any = DiffusionPipeline.load_config(config.id)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise _not_loaded(config.id, error) from None
-    if not index.get("unet", [None])[0]:
+    if not (index.get("unet") or [None])[0]:
         raise SafetyDPOError(
             f"Model {config.id} has no UNet ({index.get('_class_name')}): this workflow trains UNet models."
         )
@@ -76,12 +79,12 @@ def _index(config: Model) -> dict[str, Any]:
 
 
 def _not_loaded(name: str, error: Exception) -> SafetyDPOError:
-    reason = str(error).strip().split("\n")[0][:200]
-    return SafetyDPOError(
-        f"Model {name} cannot be loaded ({reason}). "
-        f"Download it where there is a network (`hf download {name}`), or set model.id to a local folder; "
-        "its weights must be safetensors."
-    )
+    reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+    if Path(name).is_dir():
+        todo = "Its folder must be whole, as save_pretrained writes it, with safetensors weights"
+    else:
+        todo = f"Download it where there is a network (`hf download {name}`), or set model.id to a local folder"
+    return SafetyDPOError(f"Model {name} cannot be loaded ({reason}). {todo}.")
 
 
 def load_pipeline(config: Model, lora: Path | str | None = None, scale: float = 1.0) -> Any:
@@ -94,7 +97,7 @@ def load_pipeline(config: Model, lora: Path | str | None = None, scale: float = 
             options["vae"] = AutoencoderKL.from_pretrained(config.vae, **options)
         name = config.id
         pipeline = DiffusionPipeline.from_pretrained(config.id, **options)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise _not_loaded(name, error) from None
     if getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None  # what the model draws is measured, not hidden
@@ -109,10 +112,12 @@ def load_unet(config: Model, dtype: torch.dtype = torch.float32) -> UNetParts:
     """The UNet, on the CPU, with the configs that noising and latents need."""
     _index(config)
     try:
-        unet = UNet2DConditionModel.from_pretrained(config.id, subfolder="unet", dtype=dtype, use_safetensors=True)
+        # not memory-mapped: training copies some weights (channels_last), and would keep the whole file beside them
+        options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "disable_mmap": True}
+        unet = UNet2DConditionModel.from_pretrained(config.id, subfolder="unet", **options)
         scheduler: Any = DDPMScheduler.load_config(config.id, subfolder="scheduler")
         vae: Any = AutoencoderKL.load_config(config.vae or config.id, subfolder=None if config.vae else "vae")
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise _not_loaded(config.id, error) from None
     return UNetParts(unet, scheduler, vae.get("scaling_factor", 0.18215), vae.get("shift_factor") or 0.0)
 

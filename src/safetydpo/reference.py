@@ -27,40 +27,37 @@ def answer(samples: Samples, prediction: torch.Tensor, target: torch.Tensor) -> 
 
 
 class References:
-    """Answers of the frozen model by (sample, draw number); NaN where no step asks."""
+    """Answers of the frozen model on the fixed draws that `turns` turns use."""
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, samples: Samples, turns: int) -> None:
         shape = (len(PAIR_ROLES),) if samples.roles == PAIR_ROLES else tuple(samples.features.latent_shape)
-        self.samples = samples
-        self.known = torch.full((len(samples.features), samples.draws, *shape), torch.nan)
+        self.samples, self.draws = samples, samples.drawn(turns)
+        self.row = {draw: i for i, draw in enumerate(self.draws)}
+        self.known = torch.zeros(len(self.draws), *shape)
 
     def remember(
         self,
         denoiser: Denoiser,
-        turns: int,
         accelerator: Accelerator,
         checkpoints: Checkpoints | None = None,
         interrupt: Interrupt | None = None,
     ) -> None:
-        """Run the frozen model over the draws that `turns` turns use, in batches shared by the processes.
+        """Run the frozen model over the draws, in batches shared by the processes.
 
         What is known is saved once a minute, at the end, and when an interrupt ends the job.
         """
-        size = 4 * self.samples.batch_size  # no gradients: room for more than training's batch
-        draws = self.samples.drawn(turns)
-        batches = [draws[i : i + size] for i in range(0, len(draws), size)]
-        rounds = range(0, len(batches), accelerator.num_processes)
-        begun, state = 0, checkpoints.load() if checkpoints else None
+        size, share = 4 * self.samples.batch_size, accelerator.num_processes  # no gradients: room for a larger batch
+        rounds = range(0, len(self.draws), size * share)
+        state = checkpoints.load(accelerator.is_main_process) if checkpoints else None
+        begun = 0
         if state:
             begun, self.known = state[0], state[1]["known"]
         saved = time.monotonic()
-        for number in progress(rounds[begun:], "reference", disable=accelerator.process_index > 0):
-            part = batches[number : number + accelerator.num_processes]
-            mine = part[min(accelerator.process_index, len(part) - 1)]
+        for first in progress(rounds[begun:], "reference", disable=accelerator.process_index > 0):
+            mine = self.draws[first + accelerator.process_index * size :][:size] or self.draws[:1]
             answers = accelerator.gather(self._ask(denoiser, mine, size)).cpu()  # type: ignore[union-attr]
-            for i, batch in enumerate(part):
-                for draw, value in zip(batch, answers[i * size :], strict=False):
-                    self.known[draw.sample, draw.number] = value
+            count = min(size * share, len(self.draws) - first)
+            self.known[first : first + count] = answers[:count]
             begun += 1
             stopped = interrupt is not None and interrupt.agreed(accelerator)
             if begun == len(rounds) or stopped or time.monotonic() - saved > SAVE_EVERY:
@@ -78,4 +75,4 @@ class References:
 
     def recall(self, draws: list[Draw], device: torch.device) -> torch.Tensor:
         """Answers for these draws, (b, ...)."""
-        return self.known[[d.sample for d in draws], [d.number for d in draws]].to(device)
+        return self.known[[self.row[draw] for draw in draws]].to(device)

@@ -65,6 +65,10 @@ class Samples:
         """The distinct fixed draws that `turns` turns use, over all processes, in a fixed order."""
         return sorted({draw for turn in range(turns) for draw in self._batch(turn)})
 
+    def ids(self, draws: Sequence[Draw]) -> list[str]:
+        """Ids of the draws' samples."""
+        return [self.features.ids[draw.sample] for draw in draws]
+
     def draw(self, sample: int, number: int) -> Draw:
         """One of a sample's fixed draws."""
         return Draw(sample, number, seed_of(self.seed, f"{self.features.ids[sample]}/{number}"))

@@ -4,9 +4,12 @@
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from safetydpo.cards import expert_card
 from safetydpo.checkpoints import Checkpoints, alone
@@ -42,11 +45,15 @@ def train_expert(
     paths = {"features": list(features), "retain": retain, "out": str(out), "checkpoints": str(checkpoints)}
     settings = {"steps": steps, "seed": seed, "name": name}
     sections = {"model": model.model_dump(), "train": config.model_dump()}
-    with alone(checkpoints):
+    if device_of(model.device).type == "cuda" and config.gpus > torch.cuda.device_count():
+        raise SafetyDPOError(
+            f"train.gpus is {config.gpus}, but {torch.cuda.device_count()} GPUs are visible: ask for more, or lower it."
+        )
+    with alone(checkpoints) as lock:
         if config.gpus == 1:
             _train(**paths, **settings, model=model, config=config)
         else:
-            launch("safetydpo.train", paths | settings | sections, config.gpus)
+            launch("safetydpo.train", paths | settings | sections, config.gpus, lock)
 
 
 def _samples(paths: list[str], roles: tuple[str, ...], model: Model, config: Train, seed: int, share: Share) -> Samples:
@@ -103,6 +110,8 @@ def _train(
 def main(folder: str) -> None:
     """A process of `launch`."""
     job: dict[str, Any] = read_job(folder)
+    if int(os.environ.get("RANK", 0)):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  one process tells what all do
     job |= {"model": Model(**job["model"]), "config": Train(**job.pop("train"))}
     try:
         _train(**job)

@@ -23,20 +23,25 @@ from safetydpo.reference import References, answer
 from safetydpo.samples import Draw, Samples
 
 Terms = dict[str, torch.Tensor]
+# Steps in a row that fp16's loss scaling may skip.
+OVERFLOWS = 20
 
 
-def preference(config: Train, model_pred: torch.Tensor, target: torch.Tensor, reference: torch.Tensor) -> Preference:
-    """The configured loss on predictions and targets (2b, c, h, w), winners first, and reference errors (b, 2)."""
-    winner_pred, loser_pred = model_pred.chunk(2)
-    winner_target, loser_target = target.chunk(2)
-    errors = squared_error(winner_pred, winner_target), squared_error(loser_pred, loser_target)
-    known = reference[:, 0], reference[:, 1]
+def preference(
+    config: Train, model_pred: torch.Tensor, target: torch.Tensor, errors: torch.Tensor, reference: torch.Tensor
+) -> Preference:
+    """The configured loss.
+
+    model_pred and target (2b, c, h, w), winners first; their errors (b, 2) and the reference's, winner and loser.
+    """
+    four = (errors[:, 0], errors[:, 1], reference[:, 0], reference[:, 1])
     if config.loss == "sft":
-        return sft_loss(*errors, *known)
+        return sft_loss(*four)
     if config.loss == "sdpo":
+        (winner_pred, loser_pred), (winner_target, loser_target) = model_pred.chunk(2), target.chunk(2)
         scale = safeguard(winner_pred, winner_target, loser_pred, loser_target, config.sdpo_mu)
-        return sdpo_loss(*errors, *known, config.beta, scale)
-    return dpo_loss(*errors, *known, config.beta)
+        return sdpo_loss(*four, config.beta, scale)
+    return dpo_loss(*four, config.beta)
 
 
 class Objective:
@@ -45,6 +50,7 @@ class Objective:
     def __init__(self, denoiser: Denoiser, pairs: Samples, retain: Samples | None, config: Train) -> None:
         self.denoiser, self.pairs, self.retain, self.config = denoiser, pairs, retain, config
         self.known: list[References] = []
+        self.seen: list[tuple[list[str], torch.Tensor]] = []  # ids of the last step's samples and their errors (b,)
 
     def remember(
         self,
@@ -56,8 +62,8 @@ class Objective:
         """Compute what cached references need for `turns` turns."""
         for samples in [s for s in (self.pairs, self.retain) if s]:
             kept = Checkpoints(folder.folder, folder.made, f"reference-{samples.roles[-1]}") if folder else None
-            references = References(samples)
-            references.remember(self.denoiser, turns, accelerator, kept, interrupt)
+            references = References(samples, turns)
+            references.remember(self.denoiser, accelerator, kept, interrupt)
             self.known.append(references)
 
     def _references(self, parts: list[Samples], picked: list[list[Draw]], batch: Noised) -> list[torch.Tensor]:
@@ -80,19 +86,22 @@ class Objective:
         known = self._references(parts, picked, batch)
         model_pred = self.denoiser.predict(batch)
         n = 2 * len(picked[0])
-        found = preference(self.config, model_pred[:n], batch.target[:n], known[0])
-        winner, loser = squared_error(model_pred[:n], batch.target[:n]).detach().chunk(2)
+        errors = answer(self.pairs, model_pred[:n], batch.target[:n])
+        found = preference(self.config, model_pred[:n], batch.target[:n], errors, known[0])
+        self.seen.append((self.pairs.ids(picked[0]), errors.detach().sum(1)))
         loss = found.loss
         preserve = loss.new_zeros(())
         if self.retain:
-            preserve = squared_error(model_pred[n:], known[1]).mean()
+            drift = squared_error(model_pred[n:], known[1])
+            self.seen.append((self.retain.ids(picked[1]), drift.detach()))
+            preserve = drift.mean()
             loss = loss + self.config.preserve.weight * preserve
         return {
             "loss": loss,
             "preference_loss": found.loss.detach(),
             "preserve_loss": preserve.detach(),
-            "winner_error": winner.mean(),
-            "loser_error": loser.mean(),
+            "winner_error": errors[:, 0].detach().mean(),
+            "loser_error": errors[:, 1].detach().mean(),
             "reference_winner_error": known[0][:, 0].mean(),
             "reference_loser_error": known[0][:, 1].mean(),
             "margin": found.margin.mean(),
@@ -138,37 +147,42 @@ class Trainer:
         )
         self.denoiser.policy, self.optimizer = self.accelerator.prepare(self.denoiser.unet, bare)
         self.rows: list[dict[str, float]] = []
+        self.interrupt = Interrupt()
+        self.overflows = 0
 
     def fit(self) -> pd.DataFrame:
         """Train, from the newest checkpoint if there is one; an interrupt saves one and raises SafetyDPOError."""
-        with Interrupt() as interrupt:
+        with self.interrupt:
             self._resume()
             if self.config.reference == "cached":
                 turns = self.steps * self.config.gradient_accumulation_steps
-                self.objective.remember(turns, self.accelerator, self.checkpoints, interrupt)
+                self.objective.remember(turns, self.accelerator, self.checkpoints, self.interrupt)
             begun, rank = len(self.rows), self.accelerator.process_index
             bar = progress(range(begun, self.steps), self.name, initial=begun, total=self.steps, disable=rank > 0)
             for step in bar:
                 row = self.step(step)
+                if row is None:
+                    self._save()
+                    self.interrupt.end(f"{step} of {self.steps} steps of {self.name} are kept")
                 self.rows.append(row)
                 self.accelerator.log(row, step)
-                bar.set_postfix(
-                    loss=f"{row['loss']:.3f}",
-                    acc=f"{row['implicit_accuracy']:.2f}",
-                    pairs_per_s=f"{row['pairs_per_s']:.1f}",
-                    refresh=False,
-                )
-                stopped = interrupt.agreed(self.accelerator)
-                if stopped or (step + 1) % self.config.checkpoint_every == 0:
+                shown = {"loss": f"{row['loss']:.3f}", "acc": f"{row['implicit_accuracy']:.2f}"}
+                bar.set_postfix(shown | {"pairs_per_s": f"{row['pairs_per_s']:.1f}"}, refresh=False)
+                if (step + 1) % self.config.checkpoint_every == 0:
                     self._save()
-                if stopped:
-                    interrupt.end(f"{step + 1} of {self.steps} steps of {self.name} are kept")
         return pd.DataFrame(self.rows)
 
-    def step(self, step: int) -> dict[str, float]:
-        """One optimizer step; its row of the log. The only wait for the device is where the row is read."""
+    def step(self, step: int) -> dict[str, float] | None:
+        """One optimizer step; its row of the log, or None where an interrupt dropped it half done.
+
+        The only wait for the device is where the row is read.
+        """
         begin, turns, logged = time.perf_counter(), self.config.gradient_accumulation_steps, []
+        self.objective.seen.clear()
+        terms: Terms = {}
         for turn in range(step * turns, (step + 1) * turns):
+            if self.interrupt.agreed(self.accelerator):
+                return None
             with self.accelerator.accumulate(self.denoiser.policy):
                 terms = self.objective.terms(turn)
                 self.accelerator.backward(terms["loss"])
@@ -179,21 +193,28 @@ class Trainer:
         row = {"step": step, **dict(zip(terms, values, strict=True)), "lr": self.schedule.get_last_lr()[0]}
         self._refuse_non_finite(step, row["loss"], norm)
         self.optimizer.step()
-        self.schedule.step()
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         count = self.objective.pairs.batch_size * turns * self.accelerator.num_processes
         return row | {"grad_norm": norm, "pairs_per_s": count / (time.perf_counter() - begin)}
 
     def _refuse_non_finite(self, step: int, loss: float, norm: float) -> None:
-        # fp16's loss scaling skips steps whose gradient overflows, and tries a smaller scale
-        if np.isfinite(loss) and (np.isfinite(norm) or self.accelerator.scaler is not None):
+        # fp16's loss scaling skips steps whose gradient overflows and tries a smaller scale; it must end some time
+        self.overflows = 0 if np.isfinite(norm) else self.overflows + 1
+        patience = OVERFLOWS if self.accelerator.scaler is not None else 0
+        if np.isfinite(loss) and self.overflows <= patience:
             return
-        turns, features = self.config.gradient_accumulation_steps, self.objective.pairs.features
-        drawn = [d for turn in range(step * turns, (step + 1) * turns) for d in self.objective.pairs.pick(turn)]
-        names = gather_object([features.ids[d.sample] for d in drawn])
+        names = [
+            (name, bool(error.isfinite()))
+            for ids, errors in self.objective.seen
+            for name, error in zip(ids, errors, strict=True)
+        ]
+        everyone = gather_object(names)
+        bad = dict.fromkeys([name for name, finite in everyone if not finite] or [name for name, _ in everyone])
         what = "gradient" if np.isfinite(loss) else "loss"
         raise SafetyDPOError(
-            f"{self.name}: the {what} is not finite at step {step} (pairs {', '.join(dict.fromkeys(names))}): "
+            f"{self.name}: the {what} is not finite at step {step} ({', '.join(bad)}): "
             "lower train.learning_rate, or set train.mixed_precision to no."
         )
 
@@ -214,7 +235,7 @@ class Trainer:
         self.checkpoints.save(len(self.rows), state)
 
     def _resume(self) -> None:
-        found = self.checkpoints.load() if self.checkpoints else None
+        found = self.checkpoints.load(self.accelerator.is_main_process) if self.checkpoints else None
         if found is None:
             return
         _, state = found

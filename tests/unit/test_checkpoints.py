@@ -47,7 +47,7 @@ def test_all_damaged_or_none_starts_over(tmp_path):
     [
         ({"train": {"beta": 300.0, "preserve": {"weight": 1.0}}, "seed": 0}, "train.beta = 250.0, this run has 300.0"),
         ({"train": {"beta": 250.0, "preserve": {"weight": 2.0}}, "seed": 0}, "train.preserve.weight = 1.0"),
-        ({"train": {"beta": 250.0, "preserve": {"weight": 1.0}}}, "seed = 0, this run has None"),
+        ({"train": {"beta": 250.0, "preserve": {"weight": 1.0}}}, r"seed = 0, this run has None: .*start over\."),
     ],
 )
 def test_another_config_is_refused_by_key(tmp_path, made, said):
@@ -55,6 +55,16 @@ def test_another_config_is_refused_by_key(tmp_path, made, said):
     with pytest.raises(SafetyDPOError, match=said) as error:
         Checkpoints(tmp_path, made).load()
     assert f"delete the folder {tmp_path}" in str(error.value)
+
+
+def test_damaged_and_unfinished_files_take_no_place(tmp_path):
+    old, damaged = saved(tmp_path, [5, 10])
+    damaged.write_bytes(b"x")
+    (tmp_path / ".step-0000011-abc.pt.99.tmp").write_bytes(b"half of a state")
+    states = Checkpoints(tmp_path, MADE)
+    states.load()
+    new = states.save(8, {})
+    assert sorted(tmp_path.iterdir()) == sorted([old, new])
 
 
 def test_stems_do_not_meet(tmp_path):

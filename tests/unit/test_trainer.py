@@ -99,22 +99,23 @@ def test_gradient_checkpointing_changes_no_gradient(make, features):
     for on in (False, True):
         config = train_config(gradient_checkpointing=on)
         denoiser = make(config)
+        assert denoiser.unet.is_gradient_checkpointing == on
         Objective(denoiser, samples(features, config), None, config).terms(0)["loss"].backward()
         grads.append(torch.cat([p.grad.ravel() for p in denoiser.parameters]))
     assert torch.allclose(grads[0], grads[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["dpo", "sdpo", "sft"])
-def test_each_loss_is_one_key(make, features, loss):
-    config = train_config(loss=loss, beta=50)
-    terms = Objective(make(config), samples(features, config), None, config).terms(0)
-    expected = terms["winner_error"].item()
-    if loss != "sft":  # a batch of two pairs: the mean of their losses, not the loss of the mean
-        expected = (
-            Objective(make(config), samples(features, config), None, train_config(beta=50)).terms(0)["loss"].item()
-        )
-    assert terms["loss"].item() == pytest.approx(expected, rel=1e-5)
-    terms["loss"].backward()
+def test_each_loss_is_one_key(make, features):
+    found, grads = {}, {}
+    for name, changes in {"dpo": {}, "sdpo": {"loss": "sdpo", "sdpo_mu": 1.0}, "sft": {"loss": "sft"}}.items():
+        config = train_config(beta=50, **changes)
+        denoiser = make(config)
+        found[name] = Objective(denoiser, samples(features, config), None, config).terms(0)
+        found[name]["loss"].backward()
+        grads[name] = torch.cat([p.grad.ravel() for p in denoiser.parameters])
+    assert found["sft"]["loss"].item() == pytest.approx(found["sft"]["winner_error"].item())
+    assert found["sdpo"]["loss"].item() == pytest.approx(found["dpo"]["loss"].item())  # one value, two gradients
+    assert not torch.allclose(grads["sdpo"], grads["dpo"], rtol=1e-2)
 
 
 def test_sft_lowers_the_winners_error(make, features):
@@ -181,6 +182,25 @@ def test_half_precision_without_a_gpu_and_missing_mirror_images_are_refused(tiny
     where = {"out": tmp_path / "out", "checkpoints": tmp_path / "checkpoints"}
     with pytest.raises(SafetyDPOError, match=r"has no mirrored images, train.flip wants them"):
         train_expert([str(plain)], None, tiny, train_config(flip=0.5), steps=1, seed=0, name="x", **where)
+
+
+def test_a_checkpoint_of_another_config_or_of_other_features_is_refused(tiny, tiny_features, tmp_path):
+    paths, where = [str(tiny_features / "features.safetensors")], {"out": tmp_path / "o", "checkpoints": tmp_path / "c"}
+    config = train_config(checkpoint_every=1)
+
+    def train(changed, paths):
+        train_expert(paths, None, tiny, config.model_copy(update=changed), steps=2, seed=0, name="x", **where)
+
+    (tmp_path / "o").write_text("")  # no folder: the training ends at its last step, before it can write
+    with pytest.raises(SafetyDPOError, match="Cannot write"):
+        train({}, paths)
+    with pytest.raises(SafetyDPOError, match=r"was made with train\.beta = 5000\.0, this run has 300"):
+        train({"beta": 300}, paths)
+    with pytest.raises(SafetyDPOError, match="was made with features = "):
+        train({}, paths * 2)
+    (tmp_path / "o").unlink()
+    train({"checkpoint_every": 7}, paths)
+    assert (tmp_path / "o/training.parquet").exists()
 
 
 def test_tensorboard_on_request(tiny, tiny_features, tmp_path):

@@ -83,11 +83,8 @@ def test_cached_reference_equals_the_exact_one(denoiser, features):
     assert cached.terms(4)["reference_loser_error"].item() == pytest.approx(
         exact["reference_loser_error"].item(), rel=1e-5
     )
-    known = References(samples(features, config))
-    known.remember(denoiser, 1, make_accelerator(config, torch.device("cpu")))
-    assert known.known.isfinite().sum() == 2 * len(
-        set(samples(features, config).pick(0))
-    )  # what no step asks is not run
+    known = References(samples(features, config), turns=1)
+    assert len(known.known) == len(set(samples(features, config).pick(0)))  # what no step asks is not kept
 
 
 def numbers(pairs, turn):
@@ -110,7 +107,7 @@ def test_caption_dropout_uses_the_empty_prompt(denoiser, features):
 def test_a_loss_that_is_not_finite_names_step_and_pairs(denoiser, features):
     features.shards[0]["safe_mean"][1] = torch.inf
     config = train_config(batch_size=3)
-    with pytest.raises(SafetyDPOError, match=r"x: the loss is not finite at step 0 \(pairs .*p1"):
+    with pytest.raises(SafetyDPOError, match=r"x: the loss is not finite at step 0 \(p1\)"):
         fit(denoiser, samples(features, config), None, config, 2)
 
 

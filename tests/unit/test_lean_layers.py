@@ -1,11 +1,11 @@
-"""Our LoRA layer against PEFT's own, forward and backward."""
+"""Our layers against PEFT's and torch's own, forward and backward."""
 
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from safetydpo.lora_linear import use_lora_linear
+from safetydpo.lean_layers import LARGE, use_lean_layers
 
 
 def layers(dtype=torch.float32, **options):
@@ -20,7 +20,7 @@ def layers(dtype=torch.float32, **options):
             factor["default"].float()
         nn.init.normal_(net[0].lora_B["default"].weight)
         made.append(net)
-    use_lora_linear([made[1][0]])
+    use_lean_layers(made[1])
     return made
 
 
@@ -73,3 +73,35 @@ def test_dropout_stays_pefts(options):
     first = theirs(x)
     torch.manual_seed(1)
     assert torch.equal(first, ours(x))
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 3, "padding": 1}, {"kernel_size": 3, "stride": 2}, {"kernel_size": 1}]
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_frozen_convolution_is_torchs(options, memory_format, dtype):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(LARGE, 4, **options).requires_grad_(False).to(dtype, memory_format=memory_format)
+    x = torch.randn(2, LARGE, 7, 6).to(dtype, memory_format=memory_format)
+    results = []
+    for lean in (False, True):
+        if lean:
+            use_lean_layers(conv)
+            assert "forward" in vars(conv)
+        y = conv(leaf := x.clone().requires_grad_())
+        y.square().sum().backward()
+        results.append((y.detach(), leaf.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.allclose(results[0][1], results[1][1], rtol=1e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_a_frozen_convolution_keeps_no_input_and_a_small_one_is_left_alone():
+    conv, small = nn.Conv2d(LARGE, 4, 1).requires_grad_(False), nn.Conv2d(LARGE - 1, 4, 1).requires_grad_(False)
+    use_lean_layers(nn.ModuleList([conv, small]))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        conv(torch.randn(2, LARGE, 5, 5, requires_grad=True))
+        assert kept == []
+        small(torch.randn(2, LARGE - 1, 5, 5, requires_grad=True))
+    assert (2, LARGE - 1, 5, 5) in kept
