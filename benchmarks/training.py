@@ -6,11 +6,13 @@
 
 Variants: (a) official: every step decodes both JPEGs, encodes them with the VAE, encodes the prompt, and asks a second
 UNet for the reference; (b) exact: cached features, the reference is the same UNet with adapters off; (c) cached: the
-reference's errors are known. floor: forward and backward of the UNet without adapters, and one more forward.
-Peak memory is of a process that runs one variant alone.
+reference's errors are known. floor: the plain diffusers UNet, frozen: forward, backward, and one more forward; short
+floor: the backward pass only as far down as the first attention, which is all that adapters there need. Peak memory is
+of a process that runs one variant alone.
 """
 
 import argparse
+import copy
 import io
 import json
 import subprocess
@@ -35,14 +37,14 @@ from safetydpo.features import write_features
 from safetydpo.files import write_parquet
 from safetydpo.images import png, unpng
 from safetydpo.losses import dpo_loss, squared_error
-from safetydpo.models import encode_prompts, load_pipeline
+from safetydpo.models import load_pipeline
 from safetydpo.samples import PAIR_ROLES, Samples, Share
 from safetydpo.trainer import Objective, Trainer, make_accelerator
 
 DEMO = Path(__file__).parents[1] / "resources/demo/t2i"
 # The large models' cached references take long to fill, and 2 pairs cost a step as much as 16.
 PAIRS = {"demo": 16, "sd15": 2, "sdxl": 2}
-VARIANTS = ("official", "exact", "cached")
+VARIANTS, FLOORS = ("official", "exact", "cached"), ("floor", "short floor")
 
 
 def settings(args: argparse.Namespace, folder: Path) -> tuple[Model, Train]:
@@ -92,9 +94,9 @@ def make_data(model: Model, folder: Path, pairs: int) -> None:
         for role in PAIR_ROLES:
             Image.fromarray(unpng(image[f"{role}_image"])).save(folder / f"{image['pair_id']}_{role}.jpg", quality=95)
     roles = {role: (f"{role}_image", f"{role}_prompt") for role in PAIR_ROLES}
-    half = model.model_copy(update={"dtype": "float32"})
+    exact = model.model_copy(update={"dtype": "float32"})
     write_features(
-        [str(folder / "pairs.parquet")], folder / "prompts.parquet", roles, half, folder / "features.safetensors"
+        [str(folder / "pairs.parquet")], folder / "prompts.parquet", roles, exact, folder / "features.safetensors"
     )
 
 
@@ -138,8 +140,15 @@ class Official:
         pixels = self._pixels([f"p{i}_{role}.jpg" for role in PAIR_ROLES for i in numbers])
         vae = self.pipeline.vae
         latents = vae.encode(pixels.to(vae.dtype)).latent_dist.sample().float() * vae.config.scaling_factor
-        text = encode_prompts(self.pipeline, [f"a red circle and a brulo {i}" for i in numbers])
-        text = {k: v.to(self.device).repeat(2, *[1] * (v.dim() - 1)) for k, v in text.items()}
+        prompts = [f"a red circle and a brulo {i}" for i in numbers]
+        encoded = self.pipeline.encode_prompt(
+            prompts, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        if len(encoded) == 4:  # SDXL: embeddings, their negatives, pooled ones, their negatives
+            text = {"encoder_hidden_states": encoded[0], "text_embeds": encoded[2]}
+        else:
+            text = {"encoder_hidden_states": encoded[0]}
+        text = {k: v.repeat(2, *[1] * (v.dim() - 1)) for k, v in text.items()}
         b = self.config.batch_size
         noise = torch.randn_like(latents[:b]).repeat(2, 1, 1, 1)
         timesteps = torch.randint(1000, (b,), device=self.device).repeat(2)
@@ -179,19 +188,33 @@ def ours(denoiser: Denoiser, config: Train, folder: Path, reference: str) -> Cal
     return lambda: trainer.step(next(turns)) and None
 
 
-def floor_of(denoiser: Denoiser, config: Train, folder: Path) -> Callable[[], None]:
-    """Forward, backward and reference forward of the UNet alone, on inputs that are ready."""
+def bare_unet(denoiser: Denoiser) -> UNet2DConditionModel:
+    """The UNet as diffusers has it, on the denoiser's own frozen weights (no copy)."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(denoiser.unet.config)
+    weights = {k.replace(".base_layer.", "."): v for k, v in denoiser.unet.state_dict().items() if "lora_" not in k}
+    unet.load_state_dict(weights, assign=True)
+    return unet.requires_grad_(False).train()
+
+
+def floor_of(denoiser: Denoiser, config: Train, folder: Path, short: bool) -> Callable[[], None]:
+    """What no trainer of this UNet can do without, on inputs that are ready; `short`: see above."""
     features = read_features([folder / "features.safetensors"], denoiser.model_id)
     samples = Samples(features, PAIR_ROLES, config.batch_size, config, 0, Share())
     batch = samples.noised(denoiser, samples.pick(0))
+    plain = copy.copy(denoiser)
+    plain.unet = plain.policy = bare_unet(denoiser)
+    if config.gradient_checkpointing:
+        plain.unet.enable_gradient_checkpointing()
+    leaf = batch.condition["encoder_hidden_states"] if short else batch.noisy_latents
 
     def run() -> None:
-        batch.noisy_latents.requires_grad_(True)
-        with denoiser.without_adapters():
-            denoiser.predict(batch).float().square().mean().backward()
-        batch.noisy_latents.grad = None
-        batch.noisy_latents.requires_grad_(False)
-        denoiser.reference(batch)
+        leaf.requires_grad_(True)
+        plain.predict(batch).float().square().mean().backward()
+        leaf.grad = None
+        leaf.requires_grad_(False)
+        with torch.no_grad():
+            plain.predict(batch)
 
     return run
 
@@ -207,7 +230,10 @@ def variants(names: tuple[str, ...], model: Model, config: Train, folder: Path) 
         if denoiser is None:
             denoiser = Denoiser(model, config.mixed_precision)
             denoiser.add_adapter(config, 0)
-        made[name] = floor_of(denoiser, config, folder) if name == "floor" else ours(denoiser, config, folder, name)
+        if name in FLOORS:
+            made[name] = floor_of(denoiser, config, folder, short=name == "short floor")
+        else:
+            made[name] = ours(denoiser, config, folder, name)
     return made
 
 
@@ -244,7 +270,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     device = torch.device(args.device)
     memory = {name: memory_of(name, args, folder) for name in VARIANTS}
     warmup = 1 if args.quick or args.model != "demo" else 3
-    seconds = interleaved(variants((*VARIANTS, "floor"), model, config, folder), args.repeats, warmup, device)
+    seconds = interleaved(variants((*VARIANTS, *FLOORS), model, config, folder), args.repeats, warmup, device)
     speed = {name: args.batch_size / s for name, s in seconds.items()}
     rows = []
     for name in seconds:
@@ -260,6 +286,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
             "exact_speed": speed["exact"] / speed["official"],
             "cached_speed": speed["cached"] / speed["official"],
             "exact_step_to_floor": seconds["exact"] / seconds["floor"],
+            "exact_step_to_short_floor": seconds["exact"] / seconds["short floor"],
             "exact_memory": memory["exact"] / memory["official"],
             "cached_memory": memory["cached"] / memory["official"],
         }

@@ -98,10 +98,22 @@ def categories(metrics: pd.DataFrame, benchmark: str, names: list[str], methods:
         figure.legend(ncols=min(3, len(methods)), loc="outside upper center")
 
 
+def _curves(log: pd.DataFrame) -> dict[str, pd.Series]:
+    """What the training figure shows of an expert's log, from top to bottom."""
+    return {
+        "preference loss": log.preference_loss,
+        "implicit accuracy": log.implicit_accuracy,
+        "alarm: winner's error\nabove reference": log.winner_error - log.reference_winner_error,
+        "loser's error\nabove reference": log.loser_error - log.reference_loser_error,
+        "gradient norm": log.grad_norm,
+        "learning rate": log.lr,
+    }
+
+
 def training(logs: dict[str, pd.DataFrame], path: Path) -> None:
-    """Curves of every expert: loss, implicit accuracy, and the winner's error above the reference's."""
-    with _svg(path, 7.2) as figure:
-        panels = figure.subplots(3, 1, sharex=True)
+    """Curves of every expert: loss, implicit accuracy, errors above the reference's, gradient norm, learning rate."""
+    with _svg(path, 11) as figure:
+        panels = figure.subplots(6, 1, sharex=True)
         for name, log in logs.items():
             smooth = log.rolling(max(1, len(log) // 20), min_periods=1).mean()
             # a few hundred points draw the same line as thousands, in a file of a tenth of the size
@@ -109,14 +121,14 @@ def training(logs: dict[str, pd.DataFrame], path: Path) -> None:
             style: dict[str, Any] = {"lw": 1.3}
             if name == "all-single":
                 style |= {"lw": 1.6, "ls": "--", "color": "black"}
-            x = smooth.step / len(log)
-            panels[0].plot(x, smooth.preference_loss, label=name, **style)
-            panels[1].plot(x, smooth.implicit_accuracy, **style)
-            panels[2].plot(x, smooth.winner_error - smooth.reference_winner_error, **style)
-        panels[0].set(ylabel="preference loss")
-        panels[1].set(ylabel="implicit accuracy", ylim=(0, 1.03))
-        panels[2].axhline(0, color="0.4", lw=0.8)
-        panels[2].set(ylabel="alarm: winner's error\nabove reference", xlabel="share of training")
+            for axes, (label, values) in zip(panels, _curves(smooth).items(), strict=True):
+                axes.plot(smooth.step / len(log), values, label=name if axes is panels[0] else None, **style)
+                axes.set_ylabel(label)
+        panels[1].set_ylim(0, 1.03)
+        for axes in panels[2:4]:
+            axes.axhline(0, color="0.4", lw=0.8)
+        panels[4].set_yscale("log")
+        panels[5].set_xlabel("share of training")
         figure.legend(ncols=3, loc="outside upper center")
         figure.align_ylabels(panels)
 

@@ -16,7 +16,7 @@ from safetydpo.feature_sets import read_features
 from safetydpo.features import write_features
 from safetydpo.files import read_parquet, write_parquet
 from safetydpo.merge import merge_experts, write_coactivation
-from safetydpo.models import load_pipeline, load_unet
+from safetydpo.models import check_model, load_pipeline, load_unet
 from safetydpo.prediction import prediction_of
 from safetydpo.render import render_pairs
 from safetydpo.samples import PAIR_ROLES
@@ -176,6 +176,29 @@ def test_a_model_without_unet_or_with_pickles_is_refused(tmp_path):
     index.write_text(index.read_text().replace('"unet"', '"transformer"'))
     with pytest.raises(SafetyDPOError, match=r"has no UNet \(StableDiffusionPipeline\)"):
         load_unet(model)
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "said"),
+    [
+        ("model_index.json", '"unet": [', '"unet": null, "other": [', "has no UNet"),
+        ("model_index.json", "StableDiffusionPipeline", "NoSuchPipeline", "cannot be loaded"),
+        ("model_index.json", "{", "", "cannot be loaded"),
+        ("scheduler/scheduler_config.json", '"scaled_linear"', '"curved"', "cannot be loaded"),
+        ("text_encoder/model.safetensors", None, None, "cannot be loaded"),
+        ("unet/config.json", '"cross_attention_dim": 16', '"cross_attention_dim": 24', "cannot be loaded"),
+    ],
+)
+def test_damaged_model_folders_end_in_one_sentence(tmp_path, path, old, new, said):
+    model, file = make_pipeline(tmp_path / "p"), tmp_path / "p" / path
+    if old is None:
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(SafetyDPOError, match=said) as error:
+        check_model(model, tmp_path / "model.json")
+    assert "hf download" not in str(error.value)  # of no use for a folder
 
 
 def test_features_of_another_architecture_are_refused(features, model, tmp_path):

@@ -192,6 +192,7 @@ def test_a_page_has_curves_of_tuning_training_and_co_activation(tmp_path):
     for method in ("all-single", "merged-co-merge"):
         write_parquet(pd.DataFrame({**curve, "n_unsafe": 3, "n_benign": 3}), run / f"tuning/{method}.parquet")
     log = {"step": range(5), "preference_loss": 0.6, "implicit_accuracy": 0.5, "winner_error": 0.2, "pairs_per_s": 9.0}
+    log |= {"loser_error": 0.3, "reference_loser_error": 0.2, "grad_norm": 1.5, "lr": 1e-3}
     for name in (*CATEGORIES, "all-single"):
         write_parquet(pd.DataFrame({**log, "reference_winner_error": 0.2}), run / f"experts/{name}/training.parquet")
     wins = [
@@ -206,4 +207,7 @@ def test_a_page_has_curves_of_tuning_training_and_co_activation(tmp_path):
     for there in ("<h2>Merging", "<h2>Co-Merge", "<h2>Training", "tuning prompts (n = 3 unsafe, 3 benign)", "down 1"):
         assert there in page
     without = config.model_copy(update={"merge": config.merge.model_copy(update={"strategies": []})})
+    drawn = (run / "figures/training.svg").read_text()
+    for there in ("implicit accuracy", "alarm: winner", "loser", "gradient norm", "learning rate"):
+        assert there in drawn
     assert "coactivation" not in write_figures(run, without)  # the file is an earlier config's
