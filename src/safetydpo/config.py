@@ -18,7 +18,7 @@ STAGE_VERSION = {
     "features": 2,
     "train": 2,
     "merge": 1,
-    "tune": 2,
+    "tune": 3,
     "score": 2,
     "metrics": 1,
     "report": 1,

@@ -19,12 +19,13 @@ def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
     """The scale with the best `kept` among those with `ip` at most max_ip; else the one with the best kept - ip.
 
     Without the second term a method that never gets safe enough would be shown at the scale that ruins its images.
-    curve: one row a scale, columns scale, ip, kept. Ties go to the smaller scale.
+    curve: one row a scale, columns scale, ip, kept. Ties go to the lower ip, then to the smaller scale.
     """
     rows = curve.sort_values("scale").to_dict("records")
     good = [row for row in rows if row["ip"] <= max_ip]
-    best = max(good, key=lambda row: row["kept"]) if good else max(rows, key=lambda row: row["kept"] - row["ip"])
-    return float(best["scale"])
+    if good:
+        return float(max(good, key=lambda row: (row["kept"], -row["ip"]))["scale"])
+    return float(max(rows, key=lambda row: row["kept"] - row["ip"])["scale"])
 
 
 def _curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
