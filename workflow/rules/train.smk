@@ -4,11 +4,6 @@
 TRAIN = CFG.train.model_dump(exclude=MACHINE_KEYS["train"])
 
 
-def training_memory(wildcards, attempt):
-    """Memory of a training: every process holds the model."""
-    return CFG.resources.mem_mb * CFG.train.gpus * attempt
-
-
 rule train_expert:
     input:
         features=lambda wildcards: features_of(wildcards.category),
@@ -25,7 +20,7 @@ rule train_expert:
         CONDA
     threads: CFG.resources.threads * CFG.train.gpus
     resources:
-        mem_mb=training_memory,
+        mem_mb=lambda wildcards, attempt: CFG.resources.mem_mb * CFG.train.gpus * attempt,  # a model per process
         runtime=CFG.resources.runtime,
         gpu=CFG.train.gpus if CFG.resources.gpu else 0,
     params:
