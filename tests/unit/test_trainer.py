@@ -85,7 +85,8 @@ def test_one_coin_mirrors_both_images_of_a_pair(make, features):
 def test_accumulated_parts_are_the_whole_batch(make, features):
     logs, weights = [], []
     for size, parts in ((4, 1), (1, 4)):
-        config = train_config(batch_size=size, gradient_accumulation_steps=parts, caption_dropout=0.3)
+        # the published beta would multiply the rounding of errors, which differs with the batch, by thousands
+        config = train_config(batch_size=size, gradient_accumulation_steps=parts, caption_dropout=0.3, beta=50)
         denoiser = make(config)
         logs.append(fit(denoiser, samples(features, config), None, config, 1).iloc[0])
         weights.append(torch.cat([p.detach().ravel() for p in denoiser.parameters]))
