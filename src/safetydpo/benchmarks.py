@@ -5,6 +5,7 @@ with the attributes that a detector should see, where the source knows them (the
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +16,25 @@ from safetydpo.config import Benchmark, Preserve, Tune
 from safetydpo.demo.grammar import CONCEPTS, FORMS, HELD_OUT, OOD_FORMS, TRAINED, caption, scenes_in
 from safetydpo.demo.scenes import BENIGN, Scene
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import made_by, read_rows, write_parquet
-from safetydpo.records import category_id, seed_of
+from safetydpo.files import made_by, read_parquet, read_rows, write_parquet
+from safetydpo.records import category_id, plain, seed_of
 
 COLUMNS = ["prompt_id", "prompt", "category", "kind", "seed", "expected"]
 # Benign marks that the preservation term may see; the others show what happens to things nobody thought of.
 RETAINED_BENIGN = ("leaf", "cloud")
 
 
-def write_benchmark(benchmark: Benchmark, n: int, categories: list[str], seed: int, out: Path | str) -> None:
-    """Write a reported benchmark: at most n prompts, spread over categories."""
+def write_benchmark(
+    benchmark: Benchmark, n: int, categories: list[str], seed: int, out: Path | str, pairs: Sequence[str] = ()
+) -> None:
+    """Write a reported benchmark: at most n prompts, spread over categories.
+
+    pairs: files of prompt pairs, for source `split`.
+    """
     if benchmark.source == "demo":
         rows = _demo_benchmark(benchmark, categories, n, seed)
+    elif benchmark.source == "split":
+        rows = _held_out(pairs, benchmark.kind)
     else:
         rows = _file_rows(benchmark.path or "", benchmark.kind)
     _write(rows.head(n) if benchmark.source == "demo" else _spread(rows, n), benchmark.name, seed, out)
@@ -134,6 +142,20 @@ def _file_rows(path: str, kind: str) -> pd.DataFrame:
     if "evaluation_seed" in rows:
         out["seed"] = pd.Series([_seed(value, path) for value in rows.evaluation_seed], dtype=object)
     return out
+
+
+def _held_out(paths: Sequence[str], kind: str) -> pd.DataFrame:
+    """Prompts of the pairs held out of training, each once; none that trains, as an unsafe or as a safe prompt."""
+    pairs = pd.concat([read_parquet(path) for path in paths], ignore_index=True)
+    train, test = pairs[pairs.split == "train"], pairs[pairs.split == "test"]
+    rows = pd.DataFrame({"prompt": test[f"{kind}_prompt"], "category": test.category, "kind": kind, "expected": "{}"})
+    trained = {plain(prompt) for prompt in [*train.unsafe_prompt, *train.safe_prompt]}
+    same = rows.prompt.map(plain)
+    rows = rows[~same.isin(trained) & ~same.duplicated()].reset_index(drop=True)
+    print(f"{len(test)} pairs held out of training, {len(test) - len(rows)} of them repeated or a training prompt")
+    if rows.empty:
+        raise SafetyDPOError("No pair is held out of training: raise prompts.test_share or prompts.pairs.")
+    return rows
 
 
 def _seed(value: str, path: str) -> int | None:

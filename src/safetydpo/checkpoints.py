@@ -1,10 +1,7 @@
 """States of a long computation on disk, to go on from after a crash: each whole or not there, the newest two kept."""
 
-import fcntl
 import hashlib
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,25 +86,6 @@ class Checkpoints:
         """The computation is done: remove every state in the folder."""
         for path in [*self.folder.glob("*.pt"), *self.folder.glob(".*.tmp")]:
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone(folder: Path | str) -> Iterator[int]:
-    """Wait until no other process of this machine works in `folder`: a killed scheduler leaves its jobs running.
-
-    Yields the descriptor of the lock, which may be handed on to child processes.
-    """
-    path = Path(folder) / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Another process works in {folder} (left by an earlier run?): waiting for it to end.")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks
-        yield lock.fileno()
 
 
 def _digest(data: bytes | memoryview) -> str:

@@ -4,16 +4,18 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from safetydpo.config_checks import problems_of
+from safetydpo.config_prompts import Category, Prompts
+from safetydpo.config_types import Count, Name, Positive, Section, Share
 from safetydpo.errors import SafetyDPOError
 
 # Raise a stage's number when its code changes what it writes: its outputs, and what follows, are then redone.
 STAGE_VERSION = {
     "model": 1,
-    "prompts": 1,
-    "benchmark": 2,
+    "prompts": 2,
+    "benchmark": 3,
     "render": 1,
     "features": 2,
     "train": 2,
@@ -21,20 +23,25 @@ STAGE_VERSION = {
     "tune": 3,
     "score": 2,
     "metrics": 1,
-    "report": 1,
+    "report": 2,
 }
+RATES = ("requests_per_minute", "tokens_per_minute")
 # Keys that change no result, by section: a change of them redoes nothing.
-MACHINE_KEYS = {"model": {"batch_size", "device"}, "train": {"checkpoint_every", "tensorboard"}}
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of the config: unknown keys are errors, values cannot change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+MACHINE_KEYS: dict[str, Any] = {
+    "model": {"batch_size", "device"},
+    "prompts": {
+        "llm": {
+            "api_key_env",
+            "concurrency",
+            "timeout",
+            "retries",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "prices",
+        }
+    },
+    "train": {"checkpoint_every", "tensorboard"},
+}
 
 
 class Model(Section):
@@ -51,29 +58,6 @@ class Model(Section):
     batch_size: Count = Field(description="Prompts rendered at once; does not change the images")
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="Precision of rendering")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field("auto", description="auto, cpu, cuda")
-
-
-class Category(Section):
-    """One unsafe category: it gets an expert of its own."""
-
-    name: Name = Field(description="Id in file names")
-    concepts: list[str] = Field(
-        default_factory=list, description="Unsafe concepts; empty: all that the prompt source has for the category"
-    )
-
-
-class Prompts(Section):
-    """Where prompt pairs come from."""
-
-    source: Literal["demo", "file"] = Field(description="demo: the demo world's grammar; file: a csv or Parquet")
-    path: str | None = Field(None, description="The file, for source `file`")
-    pairs: Count = Field(description="Pairs per category, at most")
-
-    @model_validator(mode="after")
-    def _path_for_file(self) -> "Prompts":
-        if self.source == "file" and not self.path:
-            raise ValueError("source `file` needs prompts.path, a csv or Parquet with prompt pairs")
-        return self
 
 
 class Pairs(Section):
@@ -188,8 +172,10 @@ class Benchmark(Section):
 
     name: Name = Field(description="Id in file names")
     kind: Literal["unsafe", "safe", "benign"] = Field(description="What the prompts ask for")
-    source: Literal["demo", "file"] = Field(
-        "file", description="demo: the demo world's grammar; file: a csv or Parquet"
+    source: Literal["demo", "file", "split"] = Field(
+        "file",
+        description="demo: the demo world's grammar; file: a csv or Parquet; split: the pairs that prompts.test_share "
+        "holds out, their unsafe prompts, or their safe ones for kind `safe`",
     )
     path: str | None = Field(None, description="csv or Parquet with a `prompt` column, for source `file`")
 
@@ -197,6 +183,8 @@ class Benchmark(Section):
     def _path_for_file(self) -> "Benchmark":
         if self.source == "file" and not self.path:
             raise ValueError("source `file` needs a path, a csv or Parquet with a `prompt` column")
+        if self.source == "split" and self.kind == "benign":
+            raise ValueError("source `split` has unsafe and safe prompts, none of kind `benign`")
         return self
 
     @property

@@ -56,6 +56,10 @@ def _counts(config: "Config") -> list[str]:
 
 def _files(config: "Config") -> list[str]:
     problems = []
+    if config.prompts.brings_images and config.train.condition != "unsafe":
+        problems.append(f"train.condition: `{config.train.condition}` needs safe prompts, source `folder` has none")
+    if not config.prompts.test_share and any(b.source == "split" for b in config.benchmarks):
+        problems.append("prompts.test_share: needed for a benchmark of source `split`, the share of pairs to hold out")
     if config.prompts.source != "demo":
         if len(config.tune.scales) > 1 and not config.tune.path:
             problems.append("tune.path: needed to choose among tune.scales; or give one scale")

@@ -133,6 +133,22 @@ def training(logs: dict[str, pd.DataFrame], path: Path) -> None:
         figure.align_ylabels(panels)
 
 
+def similarity(pairs: dict[str, pd.Series], threshold: float | None, path: Path) -> None:
+    """Distribution of the cosine of the prompts of each pair, a line per category; the threshold is dashed.
+
+    pairs: category -> cosines, of rejected pairs too.
+    """
+    edges = np.linspace(min(0.0, *(float(values.min()) for values in pairs.values())), 1, 41)
+    with _svg(path, 3.2) as figure:
+        axes = figure.subplots()
+        for name, values in pairs.items():
+            axes.stairs(np.histogram(values, edges)[0] / len(values), edges, label=name, lw=1.3)
+        if threshold is not None:
+            axes.axvline(threshold, color="0.3", ls="--", lw=1, label="min_similarity")
+        axes.set(xlabel="cosine of the text embeddings of a pair", ylabel="share of pairs")
+        figure.legend(ncols=3, loc="outside upper center")
+
+
 def _block(module: str) -> str:
     """down_blocks.1.attentions.0... -> down 1; mid_block... -> mid."""
     found = re.match(r"(?:unet\.)?(down|mid|up)_blocks?(?:\.(\d+))?", module)

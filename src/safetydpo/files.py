@@ -1,12 +1,13 @@
 """Reading and writing stage files: a file that has its final name is whole, and says what made it."""
 
+import csv
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pandas as pd
 import pyarrow as pa
@@ -117,9 +118,24 @@ def read_rows(path: Path | str) -> pd.DataFrame:
         rows = read_parquet(path)
         return pd.DataFrame({name: ["" if pd.isna(v) else str(v) for v in rows[name]] for name in rows})
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise SafetyDPOError(f"{path} is not a readable csv ({str(error).strip()}).") from None
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return _csv(file)
+    except (ValueError, csv.Error) as error:
+        raise SafetyDPOError(f"{path} is not a readable csv ({error}).") from None
+
+
+def _csv(file: TextIO) -> pd.DataFrame:
+    reader = csv.reader(file, strict=True)
+    head, rows = next(reader, None), []
+    if not head:
+        raise ValueError("it is empty")
+    for row in reader:
+        if row and len(row) != len(head):
+            counts = f"line {reader.line_num} has {len(row)} fields, the first has {len(head)}"
+            raise ValueError(f"{counts}: a text with a comma needs quotes")
+        if row:
+            rows.append(row)
+    return pd.DataFrame(rows, columns=pd.Index(head), dtype=str)
 
 
 def write_safetensors(tensors: "dict[str, torch.Tensor]", path: Path | str, header: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,22 @@ from safetydpo.errors import SafetyDPOError
 
 
 @contextmanager
-def job(snakemake: Any) -> Iterator[None]:
-    """Send what the block prints to the rule's log; a SafetyDPOError ends the job with its sentence alone."""
+def job(snakemake: Any) -> Iterator[Callable[[str], None]]:
+    """Send what the block prints to the rule's log; a SafetyDPOError ends the job with its sentence alone.
+
+    Yields a function for the line that belongs on the terminal.
+    """
     path = Path(snakemake.log[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     terminal = sys.stderr
     with path.open("w", buffering=1) as log:
         sys.stderr = sys.stdout = log
         logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+        for name in ("httpx2", "openai"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # a line for every request
         try:
             _limit_threads(snakemake.threads)
-            yield
+            yield lambda text: print(f"{snakemake.rule}: {text}", file=terminal, flush=True)
         except SafetyDPOError as error:
             print(error, file=log)
             print(f"\n{snakemake.rule}: {error}\n", file=terminal, flush=True)

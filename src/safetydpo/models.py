@@ -87,13 +87,19 @@ def _not_loaded(name: str, error: Exception) -> SafetyDPOError:
     return SafetyDPOError(f"Model {name} cannot be loaded ({reason}). {todo}.")
 
 
-def load_pipeline(config: Model, lora: Path | str | None = None, scale: float = 1.0) -> Any:
-    """A diffusers text-to-image pipeline on its device, with a LoRA fused at `scale` when one is given."""
+def load_pipeline(
+    config: Model, lora: Path | str | None = None, scale: float = 1.0, without: tuple[str, ...] = ()
+) -> Any:
+    """A diffusers text-to-image pipeline on its device, with a LoRA fused at `scale` when one is given.
+
+    without: parts that are not needed and not loaded, such as "unet".
+    """
     _index(config)
     options: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
+    options |= dict.fromkeys(without)
     name = config.vae or config.id
     try:
-        if config.vae:
+        if config.vae and "vae" not in without:
             options["vae"] = AutoencoderKL.from_pretrained(config.vae, **options)
         name = config.id
         pipeline = DiffusionPipeline.from_pretrained(config.id, **options)

@@ -25,8 +25,8 @@ class _Lines:
         self.stream.flush()
 
 
-def progress(items: Iterable[Any], name: str, **options: Any) -> Any:
-    """tqdm over `items`, with the time left; `options` are tqdm's."""
+def progress(items: Iterable[Any] | None, name: str, **options: Any) -> Any:
+    """tqdm over `items` (None: moved by hand), with the time left; `options` are tqdm's."""
     if sys.stderr.isatty():
         return tqdm(items, name, mininterval=1, **options)
     return tqdm(items, name, file=_Lines(sys.stderr), mininterval=EVERY, maxinterval=EVERY, ncols=100, **options)

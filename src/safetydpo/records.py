@@ -2,7 +2,10 @@
 
 import hashlib
 import re
+import unicodedata
+from functools import lru_cache
 
+ARTICLES = {"a", "an", "the"}
 CATEGORY_SPELLINGS = {"harrasment": "harassment", "illegal-activities": "illegal-activity"}
 
 
@@ -26,3 +29,10 @@ def category_id(name: str) -> str:
 def shard_slice(count: int, shard: int, shards: int) -> slice:
     """The rows of one of `shards` contiguous, nearly equal parts (0-based)."""
     return slice(count * shard // shards, count * (shard + 1) // shards)
+
+
+@lru_cache(maxsize=4096)
+def plain(text: str) -> str:
+    """A prompt without case, punctuation, spacing and articles: equal for near duplicates."""
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join([word for word in words if word not in ARTICLES] or words)

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from PIL import Image, ImageOps
 
 from safetydpo.config import Model
 from safetydpo.errors import SafetyDPOError
@@ -17,6 +19,8 @@ def _shard(
     prompts: Path | str, shard: int, shards: int, n: int | None = None, category: str | None = None
 ) -> pd.DataFrame:
     rows = read_parquet(prompts)
+    if "split" in rows:  # prompt pairs: what is held out does not train
+        rows = rows[rows.split == "train"]
     rows = (rows if category is None else rows[rows.category == category]).head(n or len(rows))
     if rows.empty:
         raise SafetyDPOError(f"{prompts} has no prompts{f' of category {category}' if category else ''} to render.")
@@ -39,6 +43,21 @@ def render_pairs(prompts: Path | str, config: Model, shard: int, shards: int, se
         for key, s, u, v in zip(rows.pair_id, seeds, images[:half], images[half:], strict=True)
     ]
     header = made_by("render", config=config.model_dump(), seed=seed, shard=shard, shards=shards)
+    write_parquet(table, out, header, images=("unsafe_image", "safe_image"))
+
+
+def read_pairs(prompts: Path | str, size: tuple[int, int], shard: int, shards: int, out: Path | str) -> None:
+    """Take the images that came with the pairs, cut to `size` (height, width): a file as render_pairs writes it."""
+    rows, (height, width) = _shard(prompts, shard, shards), size
+    table = []
+    for row in rows.itertuples():
+        both = {}
+        for role in ("unsafe", "safe"):
+            with Image.open(str(getattr(row, f"{role}_file"))) as image:
+                fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+            both[f"{role}_image"] = png(np.asarray(fitted))
+        table.append({"pair_id": row.pair_id, "seed": None, **both})
+    header = made_by("render", size=size, shard=shard, shards=shards)
     write_parquet(table, out, header, images=("unsafe_image", "safe_image"))
 
 

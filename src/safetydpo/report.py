@@ -68,6 +68,22 @@ def _retained(run: Path, config: Config) -> set[str]:
     return set(rows[rows.kind == "benign"].category)
 
 
+def _pairs(run: Path, config: Config) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+    """Prompt pairs and rejected ones, by category."""
+    kept, rejected = (
+        {name: read_parquet(run / f"{folder}/{name}.parquet") for name in config.category_names}
+        for folder in ("prompts", "rejected")
+    )
+    return kept, rejected
+
+
+def _cosines(run: Path, config: Config) -> dict[str, pd.Series]:
+    """Cosines of the pairs of each category, rejected ones too, where they were measured."""
+    kept, rejected = _pairs(run, config)
+    both = {name: pd.concat([kept[name].similarity, rejected[name].similarity]).dropna() for name in kept}
+    return {name: values for name, values in both.items() if len(values)}
+
+
 def _base_point(metrics: pd.DataFrame, config: Config, retained: set[str]) -> tuple[float, float] | None:
     """Base's accuracy on retained benign kinds, which tuning prompts are of too, and its IP; None if not measured."""
     unsafe, benign = (tables.first_benchmark(config, kind) for kind in ("unsafe", "benign"))
@@ -114,6 +130,7 @@ def write_tables(run: Path, config: Config) -> dict[str, Table]:
         tables.category_table(metrics, config),
         tables.expert_table(metrics, config, _training_logs(run, config)),
         tables.merging_table(_curves(run, config)),
+        tables.prompts_table(*_pairs(run, config)),
     ]
     written = {table.name: table for table in found if table is not None}
     for table in written.values():
@@ -135,6 +152,8 @@ def write_figures(run: Path, config: Config) -> dict[str, Path]:
         figures.merging(curves, _base_point(metrics, config, _retained(run, config)), path("merging"))
     if logs := _training_logs(run, config):
         figures.training(logs, path("training"))
+    if config.prompts.needs_encoder and (cosines := _cosines(run, config)):
+        figures.similarity(cosines, config.prompts.min_similarity, path("similarity"))
     wins = run / "merged/co-merge/coactivation.parquet"
     if "co-merge" in config.merge.strategies and wins.exists():
         figures.coactivation(read_parquet(wins), path("coactivation"))

@@ -284,3 +284,28 @@ def merging_table(curves: dict[str, pd.DataFrame]) -> Table | None:
     note = f"Measured on tuning prompts (n = {n.n_unsafe} unsafe, {n.n_benign} benign); the chosen scale is bold."
     head = ["method", "LoRA scale", *(word for word, _ in words.values())]
     return Table("merging", "Merging strategies over the LoRA scale", note, head, cells, data)
+
+
+def prompts_table(pairs: dict[str, pd.DataFrame], rejected: dict[str, pd.DataFrame]) -> Table:
+    """Counts of prompt pairs by category: what trains, what is held out, what was rejected and why."""
+    reasons = sorted({reason for rows in rejected.values() for reason in rows.reason})
+    data = pd.DataFrame(
+        {
+            "category": name,
+            "concepts": rows.concept[rows.concept != ""].nunique(),
+            "pairs": len(rows),
+            "held_out": int((rows.split == "test").sum()),
+            "in_test_file": int(rows.leak.sum()),
+            **{reason: int((rejected[name].reason == reason).sum()) for reason in reasons},
+        }
+        for name, rows in pairs.items()
+    )
+    words = {"category": "category", "concepts": "concepts", "pairs": "pairs"}
+    more = {"held_out": "held out for testing", "in_test_file": "also in the test file"}
+    words |= {key: word for key, word in more.items() if data[key].any()}
+    words |= {reason: f"rejected: {reason}" for reason in reasons}
+    totals = {key: f"{data[key].sum():,}" for key in list(words)[1:]}
+    cells = [[Cell(str(row[key])) for key in words] for row in data.to_dict("records")]
+    cells.append([Cell("all"), *(Cell(text) for text in totals.values())])
+    note = "Rejected pairs stand with their reason in rejected/<category>.parquet."
+    return Table("prompts", "Prompt pairs", note, list(words.values()), cells, data)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from safetydpo.cards import expert_card
-from safetydpo.checkpoints import Checkpoints, alone
+from safetydpo.checkpoints import Checkpoints
 from safetydpo.config import MACHINE_KEYS, STAGE_VERSION, Model, Train
 from safetydpo.denoiser import Denoiser
 from safetydpo.devices import device_of
@@ -20,6 +20,7 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.feature_sets import Features, read_features
 from safetydpo.files import made_by, write_parquet, write_text
 from safetydpo.launch import launch, read_job, report_error
+from safetydpo.locks import alone
 from safetydpo.lora import save_factors
 from safetydpo.records import seed_of
 from safetydpo.samples import PAIR_ROLES, RETAIN_ROLES, Samples, Share

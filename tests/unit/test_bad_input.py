@@ -16,7 +16,7 @@ from safetydpo.files import read_parquet, write_parquet
 from safetydpo.judges import read_q16_prompts
 from safetydpo.merging import merge
 from safetydpo.models import load_pipeline
-from safetydpo.prompts import write_pairs
+from safetydpo.prompts import Request, write_pairs
 from safetydpo.records import seed_of
 from safetydpo.samples import PAIR_ROLES
 from safetydpo.sampling import render
@@ -60,15 +60,15 @@ def test_a_benchmark_of_blank_prompts_is_a_sentence(tmp_path):
 def test_a_null_category_of_a_parquet_belongs_to_none(tmp_path):
     frame = pd.DataFrame({"category": ["hate", None], "unsafe_prompt": ["a", "b"], "safe_prompt": ["c", "d"]})
     frame.to_parquet(tmp_path / "p.parquet")
-    prompts = Prompts(source="file", path=str(tmp_path / "p.parquet"), pairs=9)
-    write_pairs(Category(name="hate"), prompts, 0, tmp_path / "o.parquet")
+    prompts = Prompts(source="pairs", path=str(tmp_path / "p.parquet"), pairs=9)
+    write_pairs(Request(Category(name="hate"), prompts, 0), tmp_path / "o.parquet", tmp_path / "r.parquet")
     assert len(read_parquet(tmp_path / "o.parquet")) == 1
 
 
 def test_pairs_with_a_blank_prompt_are_dropped(tmp_path):
     (tmp_path / "p.csv").write_text("category,unsafe_prompt,safe_prompt\nhate,a,\nhate,,b\nhate,c,d\n")
-    prompts = Prompts(source="file", path=str(tmp_path / "p.csv"), pairs=9)
-    write_pairs(Category(name="hate"), prompts, 0, tmp_path / "o.parquet")
+    prompts = Prompts(source="pairs", path=str(tmp_path / "p.csv"), pairs=9)
+    write_pairs(Request(Category(name="hate"), prompts, 0), tmp_path / "o.parquet", tmp_path / "r.parquet")
     assert read_parquet(tmp_path / "o.parquet").unsafe_prompt.tolist() == ["c"]
 
 

@@ -48,8 +48,26 @@ WRONG = [
         [{"name": "all-single"}],
         "categories: `all-single` is the name of a method; call the category otherwise",
     ),
-    ("prompts.source", "gpt", "prompts.source: Input should be 'demo' or 'file' (got 'gpt')"),
-    ("prompts.source", "file", "prompts: source `file` needs prompts.path, a csv or Parquet with prompt pairs"),
+    (
+        "prompts.source",
+        "gpt",
+        "prompts.source: Input should be 'demo', 'openai', 'coprov2', 'pairs' or 'folder' (got 'gpt')",
+    ),
+    ("prompts.source", "pairs", "prompts: source `pairs` needs prompts.path, the file or folder to read"),
+    ("prompts.source", "openai", "prompts: source `openai` needs prompts.llm, at least its model"),
+    ("prompts.llm", {"model": "m", "base_url": "host"}, "prompts.llm.base_url: String should match pattern"),
+    ("prompts.drop_leaks", True, "prompts: drop_leaks needs prompts.test_path, the prompts that must not train"),
+    (
+        "benchmarks",
+        [{"name": n, "kind": "unsafe", "source": "split"} for n in ("test", "ood", "safe", "benign")],
+        "prompts.test_share: needed for a benchmark of source `split`, the share of pairs to hold out",
+    ),
+    (
+        "benchmarks",
+        [{"name": "test", "kind": "benign", "source": "split"}],
+        "benchmarks.0: source `split` has unsafe and safe prompts, none of kind `benign`",
+    ),
+    ("prompts.min_pairs", 99, "prompts: min_pairs 99 is more than pairs, 48"),
     ("pairs.shards", 49, "pairs.shards: 49 is more than the 48 pairs (prompts.pairs)"),
     ("merge.calibration_timesteps", [1000], "merge.calibration_timesteps.0: Input should be less than or equal to 999"),
     ("merge.strategies", ["sum"], "merge.strategies.0: Input should be 'co-merge', 'mean', 'linear', 'ties' or 'dare'"),
@@ -103,8 +121,15 @@ def test_all_errors_come_at_once():
     ]
 
 
+def test_a_folder_of_images_has_no_safe_prompts_to_prefer_them_under():
+    config = with_value("train.condition", "both")
+    config["prompts"] = {"source": "folder", "path": "data", "pairs": 48}
+    with pytest.raises(SafetyDPOError, match=r"train\.condition: `both` needs safe prompts, source `folder` has none"):
+        load_config(config)
+
+
 def test_other_prompts_than_the_demos_need_files_for_tuning_and_preservation():
-    config = with_value("prompts", {"source": "file", "path": "pairs.csv", "pairs": 9})
+    config = with_value("prompts", {"source": "pairs", "path": "pairs.csv", "pairs": 9})
     with pytest.raises(SafetyDPOError) as error:
         load_config(config)
     assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == [

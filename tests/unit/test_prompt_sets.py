@@ -2,14 +2,15 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from safetydpo.benchmarks import write_benchmark, write_retain, write_tuning
 from safetydpo.config import Benchmark, Category, Preserve, Prompts, Tune
 from safetydpo.demo.grammar import CONCEPTS
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_parquet
-from safetydpo.prompts import write_pairs
+from safetydpo.files import read_parquet, write_parquet
+from safetydpo.prompts import Request, write_pairs
 
 FAMILIES = ["ring", "cross", "grid"]
 
@@ -29,7 +30,7 @@ def test_a_longer_benchmark_begins_with_the_shorter_one(tmp_path, name):
 def test_more_pairs_begin_with_the_same_pairs(tmp_path):
     def pairs(n):
         out = tmp_path / "p.parquet"
-        write_pairs(Category(name="ring"), Prompts(source="demo", pairs=n), 0, out)
+        write_pairs(Request(Category(name="ring"), Prompts(source="demo", pairs=n), 0), out, tmp_path / "r.parquet")
         return read_parquet(out)
 
     assert pairs(20).equals(pairs(48).head(20))
@@ -91,3 +92,26 @@ def test_retain_prompts_may_come_from_a_file(tmp_path):
     rows = read_parquet(tmp_path / "out.parquet")
     assert rows.prompt.tolist() == ["a lake", "a hill"]
     assert set(rows.kind) == {"benign"}
+
+
+def test_a_split_benchmark_has_held_out_prompts_and_none_that_trains(tmp_path):
+    pairs = [
+        ("a red dog", "a dog", "train"),
+        ("a big dog", "a dog", "test"),
+        ("a big dog", "a dog", "test"),  # of another concept
+        ("A dog!", "a cat", "test"),  # trains as a safe prompt
+        ("an old dog", "a red dog", "test"),
+    ]
+    rows = pd.DataFrame(pairs, columns=["unsafe_prompt", "safe_prompt", "split"]).assign(category="hate")
+    write_parquet(rows, tmp_path / "p.parquet")
+
+    def prompts(kind):
+        benchmark = Benchmark(name="held", kind=kind, source="split")
+        write_benchmark(benchmark, 9, [], 0, tmp_path / "b.parquet", [str(tmp_path / "p.parquet")])
+        return read_parquet(tmp_path / "b.parquet").prompt.to_list()
+
+    assert prompts("unsafe") == ["a big dog", "an old dog"]
+    assert prompts("safe") == ["a cat"]
+    write_parquet(rows.assign(split="train"), tmp_path / "p.parquet")
+    with pytest.raises(SafetyDPOError, match=r"No pair is held out of training: raise prompts\.test_share"):
+        prompts("unsafe")

@@ -10,7 +10,7 @@ from safetydpo.config import Benchmark, Category, Preserve, Prompts, Tune
 from safetydpo.demo.grammar import HELD_OUT, TRAINED, scenes_in
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import read_parquet
-from safetydpo.prompts import write_pairs
+from safetydpo.prompts import Request, write_pairs
 from safetydpo.records import category_id, seed_of, shard_slice
 
 CATEGORIES = ["ring", "cross", "grid"]
@@ -27,7 +27,8 @@ def scenes_of(prompts):
 
 
 def demo_pairs(tmp_path, name="ring", n=48, **category):
-    write_pairs(Category(name=name, **category), Prompts(source="demo", pairs=n), 0, tmp_path / "pairs.parquet")
+    request = Request(Category(name=name, **category), Prompts(source="demo", pairs=n), 0)
+    write_pairs(request, tmp_path / "pairs.parquet", tmp_path / "rejected.parquet")
     return read_parquet(tmp_path / "pairs.parquet")
 
 
@@ -89,44 +90,6 @@ def test_retain_and_tuning_never_show_the_unretained_mark_or_test_scenes(tmp_pat
     assert scenes_of(retain.prompt) <= TRAIN
     assert scenes_of(tuning.prompt) <= TUNING
     assert tuning.kind.value_counts().to_dict() == {"unsafe": 30, "benign": 10}
-
-
-def file_pairs(path, name="harassment", **kwargs):
-    write_pairs(Category(name=name), Prompts(source="file", path=str(path), pairs=99), 0, path.with_suffix(".parquet"))
-    return read_parquet(path.with_suffix(".parquet"))
-
-
-COPRO = '''prompt,image,category
-"a calm dog, sitting",s_idx_0000002_0.jpg,Harrasment
-"a barking ""dog""",u_idx_0000002_0.jpg,Harrasment
-a cat,u_idx_0000001_0.jpg,Harrasment
-----prompt-------,s_idx_0000001_0.jpg,Harrasment
-a lake,u_idx_0000003_0.jpg,Harrasment
-"a barking ""dog""",u_idx_0000002_0.jpg,Illegal Activity
-"a calm dog, sitting",s_idx_0000002_0.jpg,Illegal Activity
-'''
-
-
-def test_coprov2_is_paired_by_number_whatever_the_order(tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_bytes(COPRO.replace("\n", "\r\n").encode())
-    pairs = file_pairs(path)  # number 1 has a junk safe prompt, number 3 has none
-    assert pairs[["unsafe_prompt", "safe_prompt"]].to_numpy().tolist() == [['a barking "dog"', "a calm dog, sitting"]]
-    assert len(file_pairs(path, "illegal-activity")) == 1
-
-
-def test_files_that_will_not_do_are_said(tmp_path):
-    with pytest.raises(SafetyDPOError, match=r"gone\.csv does not exist: put the file there"):
-        file_pairs(tmp_path / "gone.csv")
-    for text, message in (
-        ("a,b\n1,2\n", "has no column `category`; it has a, b"),
-        ("category,prompt\nhate,x\n", "needs columns unsafe_prompt, safe_prompt, category or"),
-        ("category,unsafe_prompt,safe_prompt\nhate,x,y\n", "has no prompt pair for it"),
-    ):
-        path = tmp_path / "bad.csv"
-        path.write_text(text)
-        with pytest.raises(SafetyDPOError, match=message):
-            file_pairs(path)
 
 
 def test_a_csv_benchmark_keeps_big_seeds_and_skips_blank_prompts(tmp_path):

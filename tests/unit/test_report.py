@@ -167,6 +167,11 @@ def synthetic(folder, **changes):
         for category in ("all", *CATEGORIES):
             rows += [row(method, benchmark, metric, 0.5 - i / 100, category, 4) for metric in ("ip", "clip_score")]
     write_parquet(pd.DataFrame(rows), run / "metrics.parquet")
+    for category in CATEGORIES:
+        pairs = {"concept": ["x", "y", "y"], "split": ["train", "train", "test"], "leak": [False, True, False]}
+        write_parquet(pd.DataFrame({**pairs, "similarity": [0.5, 0.9, 0.95]}), run / f"prompts/{category}.parquet")
+        reasons = pd.DataFrame({"reason": ["refusal", "too far", "refusal"], "similarity": [np.nan, 0.2, np.nan]})
+        write_parquet(reasons.head(3 if category == "ring" else 0), run / f"rejected/{category}.parquet")
     (run / "model.json").write_text(json.dumps({"id": "tiny", "unet_parameters": 1234567}))
     (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     return run, config
@@ -182,7 +187,7 @@ def test_a_page_has_sections_for_what_there_is(tmp_path):
         assert absent not in page
     assert page.index("test &lt;a&gt;") < page.index("test &lt;c&gt;")  # one prompt of each category
     assert "test &lt;b&gt;" not in page
-    assert {p.name for p in (run / "tables").glob("*.csv")} == {"main.csv", "categories.csv", "experts.csv"}
+    assert {p.stem for p in (run / "tables").glob("*.csv")} == {"main", "categories", "experts", "prompts"}
     assert max(map(len, summary(run).splitlines()[:-1])) <= 100
 
 
@@ -211,3 +216,24 @@ def test_a_page_has_curves_of_tuning_training_and_co_activation(tmp_path):
     for there in ("implicit accuracy", "alarm: winner", "loser", "gradient norm", "learning rate"):
         assert there in drawn
     assert "coactivation" not in write_figures(run, without)  # the file is an earlier config's
+
+
+def test_prompt_pairs_are_counted_by_category_and_reason(tmp_path):
+    run, config = synthetic(tmp_path)
+    write_report(run, config, run / "report.html")
+    table = pd.read_parquet(run / "tables/prompts.parquet").set_index("category")
+    assert table.loc["ring"].to_dict() == {
+        "concepts": 2, "pairs": 3, "held_out": 1, "in_test_file": 1, "refusal": 2, "too far": 1,
+    }  # fmt: skip
+    assert table.loc["cross", ["refusal", "too far"]].to_list() == [0, 0]
+    assert "| all | 4 | 6 | 2 | 2 | 2 | 1 |" in (run / "tables/prompts.md").read_text()
+    assert not (run / "figures/similarity.svg").exists()
+
+
+def test_the_distribution_of_similarity_is_drawn_where_it_was_measured(tmp_path):
+    run, config = synthetic(tmp_path, prompts=VALUES["prompts"] | {"min_similarity": 0.3})
+    write_report(run, config, run / "report.html")
+    drawn = (run / "figures/similarity.svg").read_text()
+    for there in ("ring", "cross", "min_similarity", "cosine of the text embeddings"):
+        assert there in drawn
+    assert "How alike the prompts of a pair are" in (run / "report.html").read_text()

@@ -53,7 +53,7 @@ def test_all_config_errors_are_listed_and_nothing_starts(tmp_path):
 
 
 def test_a_missing_prompt_file_is_one_sentence(tmp_path):
-    changes = {"prompts": {"source": "file", "path": "nowhere.csv"}}
+    changes = {"prompts": {"source": "pairs", "path": "nowhere.csv"}}
     changes |= {"tune": {"scales": [1.0]}, "train": {"preserve": {"weight": 0}}}
     done = Workdir(tmp_path).run("results/reduced/prompts/ring.parquet", changes=changes)
     assert done.returncode != 0

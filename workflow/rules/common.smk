@@ -1,4 +1,5 @@
 # The checked config as CFG, paths, wildcard constraints, and what a method needs. No rule here.
+import hashlib
 import os
 import sys
 
@@ -17,6 +18,10 @@ TIMINGS = f"{RUN}/timings"
 CATEGORIES = CFG.category_names
 # What of the model changes images; batch size and device do not.
 MODEL = CFG.model.model_dump(exclude=MACHINE_KEYS["model"])
+PROMPTS = CFG.prompts.model_dump(exclude=MACHINE_KEYS["prompts"])
+PAIRS = [f"{RUN}/prompts/{category}.parquet" for category in CATEGORIES]
+WRITTEN = CFG.prompts.source == "openai"
+INSTRUCTIONS = [f"{CFG.prompts.llm.instructions}/{name}.txt" for name in ("unsafe", "safe")] if WRITTEN else []
 PRESERVE = CFG.train.preserve.weight > 0
 # For `--sdm conda`; the environment file finds the package and its pins through the variable.
 CONDA = f"{workflow.basedir}/envs/{'gpu' if CFG.resources.gpu else 'cpu'}.yaml"
@@ -56,6 +61,11 @@ def lora_inputs(wildcards):
     if method.tuned:
         inputs["scale"] = f"{RUN}/tuning/{wildcards.method}.json"
     return inputs
+
+
+def digest(path):
+    """A hash of a file that people edit; of nothing where it is missing, which is the job's own clear error."""
+    return hashlib.sha256(open(path, "rb").read() if os.path.exists(path) else b"").hexdigest()[:16]
 
 
 def present(path):

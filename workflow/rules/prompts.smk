@@ -4,6 +4,7 @@
 
 localrules:
     resolved_config,
+    concepts,
     prompts,
     benchmark_prompts,
     retain_prompts,
@@ -23,11 +24,36 @@ rule resolved_config:
         "../scripts/resolved_config.py"
 
 
+rule concepts:
+    input:
+        lambda wildcards: present(f"{CFG.prompts.llm.concepts}/{wildcards.category}.yaml"),
+    output:
+        f"{RUN}/concepts/{{category}}.parquet",
+    log:
+        f"{LOGS}/concepts/{{category}}.log",
+    priority: 100
+    conda:
+        CONDA
+    params:
+        # no more than this: a person may have edited the file, and would lose it to a change of another key
+        category=lambda wildcards: CFG.category(wildcards.category).model_dump(),
+        expand=CFG.prompts.expand_concepts,
+        journals=f"{RUN}/journal",
+    message:
+        "Concepts: {wildcards.category}"
+    script:
+        "../scripts/concepts.py"
+
+
 rule prompts:
     input:
-        lambda wildcards: present(CFG.prompts.path),
+        present(CFG.prompts.path),
+        present(CFG.prompts.test_path),
+        concepts=f"{RUN}/concepts/{{category}}.parquet" if WRITTEN else [],
+        model=f"{RUN}/model.json" if CFG.prompts.needs_encoder else [],
     output:
-        f"{RUN}/prompts/{{category}}.parquet",
+        prompts=f"{RUN}/prompts/{{category}}.parquet",
+        rejected=f"{RUN}/rejected/{{category}}.parquet",
     log:
         f"{LOGS}/prompts/{{category}}.log",
     priority: 100
@@ -35,7 +61,10 @@ rule prompts:
         CONDA
     params:
         category=lambda wildcards: CFG.category(wildcards.category).model_dump(),
-        prompts=CFG.prompts.model_dump(),
+        prompts=PROMPTS,
+        instructions=[digest(path) for path in INSTRUCTIONS],  # an edit of an instruction asks anew
+        model=MODEL if CFG.prompts.needs_encoder else None,
+        journals=f"{RUN}/journal",  # of the language model's answers; no output, so that Snakemake keeps it
         seed=CFG.seed,
         version=STAGE_VERSION["prompts"],
     message:
@@ -47,6 +76,7 @@ rule prompts:
 rule benchmark_prompts:
     input:
         lambda wildcards: present(CFG.benchmark(wildcards.benchmark).path),
+        pairs=lambda wildcards: PAIRS if CFG.benchmark(wildcards.benchmark).source == "split" else [],
     output:
         f"{RUN}/benchmarks/{{benchmark}}.parquet",
     log:

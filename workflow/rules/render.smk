@@ -21,32 +21,54 @@ rule check_model:
         "../scripts/check_model.py"
 
 
-rule render_pairs:
-    input:
-        prompts=f"{RUN}/prompts/{{category}}.parquet",
-        model=f"{RUN}/model.json",
-    output:
-        f"{RUN}/pairs/{{category}}/{{shard}}.parquet",
-    log:
-        f"{LOGS}/render_pairs/{{category}}/{{shard}}.log",
-    benchmark:
-        f"{TIMINGS}/render_pairs/{{category}}-{{shard}}.tsv"
-    conda:
-        CONDA
-    threads: CFG.resources.threads
-    resources:
-        mem_mb=memory,
-        runtime=CFG.resources.runtime,
-        gpu=CFG.resources.gpu,
-    params:
-        model=MODEL,
-        shards=CFG.pairs.shards,
-        seed=CFG.seed,
-        version=STAGE_VERSION["render"],
-    message:
-        "Render pairs: {wildcards.category}, shard {wildcards.shard}"
-    script:
-        "../scripts/render_pairs.py"
+if CFG.prompts.brings_images:
+
+    rule read_pairs:
+        input:
+            prompts=f"{RUN}/prompts/{{category}}.parquet",
+        output:
+            f"{RUN}/pairs/{{category}}/{{shard}}.parquet",
+        log:
+            f"{LOGS}/read_pairs/{{category}}/{{shard}}.log",
+        conda:
+            CONDA
+        params:
+            size=(CFG.model.height, CFG.model.width),
+            shards=CFG.pairs.shards,
+            version=STAGE_VERSION["render"],
+        message:
+            "Read pairs: {wildcards.category}, shard {wildcards.shard}"
+        script:
+            "../scripts/read_pairs.py"
+
+else:
+
+    rule render_pairs:
+        input:
+            prompts=f"{RUN}/prompts/{{category}}.parquet",
+            model=f"{RUN}/model.json",
+        output:
+            f"{RUN}/pairs/{{category}}/{{shard}}.parquet",
+        log:
+            f"{LOGS}/render_pairs/{{category}}/{{shard}}.log",
+        benchmark:
+            f"{TIMINGS}/render_pairs/{{category}}-{{shard}}.tsv"
+        conda:
+            CONDA
+        threads: CFG.resources.threads
+        resources:
+            mem_mb=memory,
+            runtime=CFG.resources.runtime,
+            gpu=CFG.resources.gpu,
+        params:
+            model=MODEL,
+            shards=CFG.pairs.shards,
+            seed=CFG.seed,
+            version=STAGE_VERSION["render"],
+        message:
+            "Render pairs: {wildcards.category}, shard {wildcards.shard}"
+        script:
+            "../scripts/render_pairs.py"
 
 
 rule render_retain:

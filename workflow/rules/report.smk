@@ -9,8 +9,9 @@ FIRST_UNSAFE = next((b.name for b in CFG.benchmarks if b.kind == "unsafe"), None
 COMPARED = ["categories"] if any(benchmark == FIRST_UNSAFE for _, benchmark in SHOWN) else []
 EXPERTS = ["experts"] if any(method.startswith("expert-") for method, _ in CFG.cells()) else []
 COACTIVE = ["coactivation"] if "co-merge" in CFG.merge.strategies else []
-TABLES = ["main", *COMPARED, *EXPERTS, *TUNED]
-PLOTS = [f"{name}.svg" for name in [*COMPARED, *TUNED, *COACTIVE, "training"]]
+SIMILAR = ["similarity"] if CFG.prompts.needs_encoder else []
+TABLES = ["main", *COMPARED, *EXPERTS, *TUNED, "prompts"]
+PLOTS = [f"{name}.svg" for name in [*COMPARED, *TUNED, *COACTIVE, *SIMILAR, "training"]]
 GRIDS = [f"grid-{benchmark}.png" for method, benchmark in SHOWN if method == "base"]
 
 
@@ -18,6 +19,8 @@ rule report:
     input:
         f"{RUN}/metrics.parquet",
         f"{RUN}/model.json",
+        PAIRS,
+        expand(f"{RUN}/rejected/{{category}}.parquet", category=CATEGORIES),
         CURVES,
         [path for cell in SHOWN for path in images_of(*cell)],
         [f"{RUN}/scores/{method}/{benchmark}.parquet" for method, benchmark in SHOWN],

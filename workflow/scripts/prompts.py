@@ -1,8 +1,10 @@
 from safetydpo.config import Category, Prompts
-from safetydpo.jobs import job
+from safetydpo.jobs import job, model_of
 
-with job(snakemake):
-    from safetydpo.prompts import write_pairs
+with job(snakemake) as tell:
+    from safetydpo.prompts import Request, write_pairs
 
-    p = snakemake.params
-    write_pairs(Category(**p.category), Prompts(**p.prompts), p.seed, snakemake.output[0])
+    i, o, p = snakemake.input, snakemake.output, snakemake.params
+    config, model = Prompts(**snakemake.config["prompts"]), model_of(snakemake) if p.model else None
+    request = Request(Category(**p.category), config, p.seed, model, i.concepts, p.journals)
+    tell(write_pairs(request, o.prompts, o.rejected))

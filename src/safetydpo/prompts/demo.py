@@ -5,14 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from safetydpo.config import Category, Prompts
 from safetydpo.demo.grammar import CONCEPTS, FORMS, TRAINED, caption, scenes_in
 from safetydpo.errors import SafetyDPOError
+from safetydpo.prompts.request import Request, table
 from safetydpo.records import seed_of
 
 
-def pairs(category: Category, config: Prompts, seed: int) -> pd.DataFrame:
+def pairs(request: Request) -> pd.DataFrame:
     """Pairs that cycle through the category's concepts, each on a training scene of its own as far as they reach."""
+    category, seed = request.category, request.seed
     if category.name not in TRAINED:
         raise SafetyDPOError(f"The demo world has no category {category.name}; it has {', '.join(TRAINED)}.")
     concepts = tuple(category.concepts) or TRAINED[category.name]
@@ -25,13 +26,11 @@ def pairs(category: Category, config: Prompts, seed: int) -> pd.DataFrame:
     scenes = scenes_in("train")
     rng = np.random.default_rng(seed_of(seed, f"pairs/{category.name}"))
     rows = []
-    for turn in range(-(-config.pairs // len(scenes))):
+    for turn in range(-(-request.config.pairs // len(scenes))):
         for i, scene in enumerate(rng.permutation(np.array(scenes, dtype=object))):
             concept = concepts[(i + turn) % len(concepts)]
             form = FORMS[int(rng.integers(len(FORMS)))]
             family, ink = CONCEPTS[concept]
             marked = replace(scene, mark=family, ink=ink)
-            rows.append(
-                {"concept": concept, "unsafe_prompt": caption(marked, form), "safe_prompt": caption(scene, form)}
-            )
-    return pd.DataFrame(rows)
+            rows.append((concept, caption(marked, form), caption(scene, form)))
+    return table(*map(list, zip(*rows, strict=True)))

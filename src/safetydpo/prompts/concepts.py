@@ -1,0 +1,120 @@
+"""The concepts of a category: from the config, its concept file, and the language model where more are wanted."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from safetydpo.config import Category, Prompts
+from safetydpo.config_prompts import LLM
+from safetydpo.errors import SafetyDPOError
+from safetydpo.files import made_by, read_parquet, write_parquet
+from safetydpo.locks import alone
+from safetydpo.prompts.filters import refuses
+from safetydpo.prompts.instructions import Instructions
+from safetydpo.prompts.journal import Journal
+from safetydpo.prompts.server import OutOfBudgetError, Server
+from safetydpo.records import plain
+
+LONGEST = 60  # characters of a concept
+ROUNDS = 4
+
+
+def concept_file(category: str, llm: LLM) -> tuple[str, list[str]]:
+    """Description and concepts of `<category>.yaml`; ("", []) where there is none.
+
+    Raises SafetyDPOError when the file is not what it should be.
+    """
+    path = Path(llm.concepts) / f"{category}.yaml"
+    if not path.exists():
+        return "", []
+    try:
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SafetyDPOError(f"{path} is not YAML ({str(error).splitlines()[0]}).") from None
+    if not isinstance(values, dict) or set(values) - {"description", "concepts"}:
+        raise SafetyDPOError(f"{path} must have the keys `description`, a text, and `concepts`, a list of texts.")
+    description, concepts = values.get("description", ""), values.get("concepts") or []
+    if not isinstance(description, str):
+        raise SafetyDPOError(f"{path}: `description` must be a text, not {type(description).__name__}.")
+    wrong = (
+        [concept for concept in concepts if not isinstance(concept, str)] if isinstance(concepts, list) else [concepts]
+    )
+    if wrong:
+        raise SafetyDPOError(f"{path}: `concepts` must be a list of texts; {wrong[0]!r} is not (quote it?).")
+    return " ".join(description.split()), concepts
+
+
+def write_concepts(category: Category, config: Prompts, journals: Path | str, out: Path | str) -> None:
+    """Write the concepts of a category (category, concept, source), in a Parquet that a person may edit.
+
+    Raises SafetyDPOError when there are none, or the server fails.
+    """
+    llm = _llm(config)
+    description, listed = concept_file(category.name, llm)
+    known = [(concept, "config") for concept in category.concepts] or [(concept, "file") for concept in listed]
+    known = [(concept, source) for concept, source in known if plain(concept)]
+    if not known and not (description and config.expand_concepts):
+        there = sorted(path.stem for path in Path(llm.concepts).glob("*.yaml"))
+        raise SafetyDPOError(
+            f"Category {category.name} has no concepts: list them in {Path(llm.concepts) / category.name}.yaml or in "
+            f"`categories`; there are files for {', '.join(there) or 'no category'}."
+        )
+    if config.expand_concepts:
+        with alone(journals):
+            asked = asyncio.run(_proposed(category.name, description, known, config, Path(journals)))
+        known += [(concept, "llm") for concept in asked]
+    rows = [{"category": category.name, "concept": concept, "source": source} for concept, source in known]
+    table = pd.DataFrame(rows).drop_duplicates("concept")
+    write_parquet(table, out, made_by("prompts", category=category.model_dump(), description=description))
+    print(f"{category.name}: {len(table)} concepts, {sum(table.source == 'llm')} of them from the language model")
+
+
+def read_concepts(path: Path | str) -> list[str]:
+    """The concepts of a file that a person may have edited."""
+    concepts = [str(c).strip() for c in read_parquet(path, ["concept"]).concept.dropna() if plain(str(c))]
+    if not concepts:
+        raise SafetyDPOError(f"{path} has no concept: delete it and rerun, or add rows.")
+    return list(dict.fromkeys(concepts))
+
+
+def _llm(config: Prompts) -> LLM:
+    if config.llm is None:
+        raise SafetyDPOError("prompts.llm is needed for source `openai`.")
+    return config.llm
+
+
+async def _proposed(
+    category: str, description: str, known: list[tuple[str, str]], config: Prompts, journals: Path
+) -> list[str]:
+    """New concepts from the language model, up to prompts.expand_concepts; fewer where it has no more."""
+    llm, found = _llm(config), {plain(concept): concept for concept, _ in known}
+    instructions = Instructions(llm, category)
+    journal = Journal(journals / f"{category}-concepts.jsonl")
+    server, wanted = Server(llm, journal), len(found) + config.expand_concepts
+    for turn in range(ROUNDS):
+        count = wanted - len(found)
+        if count <= 0:
+            break
+        values = {"category": category, "description": description, "count": count, "avoid": list(found.values())}
+        try:
+            texts, fault = await server.ask(
+                lambda plain_text, values=values: instructions.render(
+                    "concepts", plain_text, concept="", prompt="", **values
+                ),
+                "concepts",
+                f"{category}/concepts/{turn}",
+            )
+        except OutOfBudgetError:
+            print("Token budget reached while asking for concepts")
+            break
+        if fault:
+            print(f"{category}: a reply with concepts is not used ({fault})")
+        for text in texts[:count]:
+            if plain(text) and len(text) <= LONGEST and not refuses(text):
+                found.setdefault(plain(text), text)
+    await server.close()
+    journal.close()
+    return list(found.values())[len({plain(concept) for concept, _ in known}) :]

@@ -1,0 +1,58 @@
+"""The instruction texts that a language model gets: files that people edit, rendered with jinja2."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from safetydpo.config_prompts import LLM
+from safetydpo.errors import SafetyDPOError
+from safetydpo.files import read_rows
+from safetydpo.records import category_id
+
+NAMES = ("concepts", "unsafe", "safe")
+# Pairs shown with an instruction, at most.
+SHOWN = 5
+
+
+class Instructions:
+    """Templates of a folder; `examples` of the user's file, if any, are given to each.
+
+    Raises SafetyDPOError where a file is missing or is no template.
+    """
+
+    def __init__(self, llm: LLM, category: str) -> None:
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        self.templates, self.examples = {}, examples_of(llm.examples, category)
+        for name in NAMES:
+            path = Path(llm.instructions) / f"{name}.txt"
+            try:
+                template = environment.from_string(path.read_text(encoding="utf-8"))
+                template.globals = dict(template.globals)  # each render copies them, a ChainMap slowly
+                self.templates[name] = template
+            except FileNotFoundError:
+                raise SafetyDPOError(f"{path} does not exist: prompts.llm.instructions must be its folder.") from None
+            except (jinja2.TemplateSyntaxError, UnicodeDecodeError) as error:
+                raise SafetyDPOError(f"{path} is not a jinja2 template ({error}).") from None
+        for name in NAMES:  # before any request is paid for
+            self.render(name, True, category="", description="", concept="", count=1, prompt="", avoid=[])
+
+    def render(self, name: str, plain: bool, **values: Any) -> str:
+        """The text of an instruction; plain: a text a line is wanted, not JSON."""
+        try:
+            return self.templates[name].render(plain=plain, examples=self.examples, **values).strip()
+        except jinja2.UndefinedError as error:
+            raise SafetyDPOError(f"Instruction {name}.txt: {error}; config/README.md lists what it may use.") from None
+
+
+def examples_of(path: str | None, category: str) -> list[dict[str, str]]:
+    """The first pairs of a category in the user's file of examples."""
+    if not path:
+        return []
+    rows = read_rows(path)
+    missing = [name for name in ("category", "unsafe_prompt", "safe_prompt") if name not in rows]
+    if missing:
+        raise SafetyDPOError(f"{path} has no column `{missing[0]}`; it has {', '.join(rows.columns)}.")
+    own = rows[rows.category.map(category_id) == category_id(category)]
+    return pd.DataFrame(own)[["unsafe_prompt", "safe_prompt"]].head(SHOWN).to_dict("records")  # type: ignore[return-value]

@@ -1,0 +1,68 @@
+"""From the text of a reply to the list that was asked for."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from safetydpo.prompts.filters import refuses
+
+_BULLET = re.compile(r"^\s*(?:[-*•]|\(?\d{1,3}[.):])\s+")
+_BROKEN = re.compile(r"^\s*(?:```|[{\[<])", re.MULTILINE)  # code, JSON or a web page where lines of text were due
+_QUOTED = re.compile(r'^(["“\'])(.*)(["”\'])[,.]?$', re.DOTALL)
+
+
+class Reply(NamedTuple):
+    """What the server answered, as far as it matters."""
+
+    text: str
+    finish_reason: str
+    refused: bool
+    sent: int
+    written: int
+
+
+def schema(key: str) -> dict[str, Any]:
+    """JSON schema of {key: [texts]}, as structured output wants it."""
+    texts = {"type": "array", "items": {"type": "string"}}
+    return {"type": "object", "properties": {key: texts}, "required": [key], "additionalProperties": False}
+
+
+def texts_of(reply: Reply, key: str, plain: bool) -> tuple[list[str], str]:
+    """The texts of a reply, and the fault when there are none ("" otherwise).
+
+    JSON is found with prose around it; where the reply was asked for as plain text, one text a line will do.
+    """
+    if reply.refused or reply.finish_reason == "content_filter":
+        return [], "refusal"
+    for value in _json_values(reply.text):
+        found = value.get(key) if isinstance(value, dict) else value
+        if isinstance(found, list) and found and all(isinstance(text, str) for text in found):
+            return [text.strip() for text in found], ""
+    if reply.finish_reason == "length":
+        return [], "truncated"
+    if refuses(reply.text):
+        return [], "refusal"
+    if plain and not _BROKEN.search(reply.text):
+        lines = [_unquoted(_BULLET.sub("", line)) for line in reply.text.splitlines()]
+        texts = [line for line in lines if line and not line.endswith(":")]
+        return (texts, "") if texts else ([], "malformed")
+    return [], "malformed"
+
+
+def _unquoted(line: str) -> str:
+    line = line.strip()
+    match = _QUOTED.match(line)
+    return match[2].strip() if match else line
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    """JSON objects and arrays in a text, wherever they begin."""
+    decoder, start = json.JSONDecoder(), 0
+    while match := re.compile(r"[{\[]").search(text, start):
+        try:
+            value, start = decoder.raw_decode(text, match.start())
+        except (json.JSONDecodeError, RecursionError):
+            start = match.start() + 1
+        else:
+            yield value

@@ -1,0 +1,71 @@
+"""What a prompt source gets and gives."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from safetydpo.config import Category, Model, Prompts
+from safetydpo.config_prompts import LLM
+from safetydpo.errors import SafetyDPOError
+from safetydpo.prompts.filters import Fits
+
+if TYPE_CHECKING:
+    from safetydpo.text_encoder import TextEncoder
+
+# A source's table: a pair a row, in the order to use them; `fault` is "" where the pair may be used.
+COLUMNS = ["concept", "unsafe_prompt", "safe_prompt", "fault", "detail", "similarity"]
+
+
+class Request:
+    """The pairs of one category.
+
+    model: the model to be aligned, whose text encoder some filters ask; concepts: file of concepts and journals:
+    folder of answers, both for source `openai`.
+    """
+
+    def __init__(
+        self,
+        category: Category,
+        config: Prompts,
+        seed: int,
+        model: Model | None = None,
+        concepts: Path | str | None = None,
+        journals: Path | str = ".",
+    ) -> None:
+        self.category, self.config, self.seed, self.model = category, config, seed, model
+        self.concepts, self.journals = concepts, Path(journals)
+
+    @property
+    def llm(self) -> LLM:
+        """The language model's section."""
+        if self.config.llm is None:
+            raise SafetyDPOError("prompts.llm is needed for source `openai`.")
+        return self.config.llm
+
+    @cached_property
+    def encoder(self) -> "TextEncoder | None":
+        """The model's text encoder, where a filter needs it."""
+        if not self.config.needs_encoder or self.model is None:
+            return None
+        from safetydpo.text_encoder import TextEncoder
+
+        return TextEncoder(self.model)
+
+    @property
+    def fits(self) -> Fits | None:
+        """Whether a prompt fits the model's text window, where that is asked."""
+        return self.encoder.fits if self.encoder and self.config.checks_window else None
+
+
+def table(
+    concepts: list[str] | str,
+    unsafe: list[str],
+    safe: list[str],
+    faults: list[str] | str = "",
+    details: list[str] | str = "",
+) -> pd.DataFrame:
+    """A source's table from its columns."""
+    prompts = {"concept": concepts, "unsafe_prompt": unsafe, "safe_prompt": safe, "fault": faults, "detail": details}
+    return pd.DataFrame({**prompts, "similarity": float("nan")}, columns=COLUMNS, index=range(len(unsafe)))

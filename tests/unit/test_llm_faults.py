@@ -1,0 +1,169 @@
+"""What the prompt stage does when a chat server misbehaves: the table of docs/prompts.md, line by line."""
+
+import json
+
+import pytest
+from chat_server import Answer, ChatServer, author, completion, failure
+from llm import prompts_of, serving, write
+
+from safetydpo.errors import SafetyDPOError
+
+TWO = json.dumps({"prompts": ["a red dog with a fighting", "a blue dog with a fighting"]})
+PAGE = Answer(b"<!doctype html><title>busy</title>", content_type="text/html")
+RETRIED = {
+    "429 with Retry-After": failure(429, "slow down", **{"retry-after": "0.2"}),
+    "429 without": failure(429, "slow down"),
+    "500": failure(500, "oops"),
+    "502": Answer(b"<html>bad gateway</html>", 502, content_type="text/html"),
+    "reset": Answer(b"", reset=True),
+    "hangs": Answer(b"", delay=30),
+}
+# fault -> (answer to the first request, reason in rejected/)
+ASKED_AGAIN = {
+    "truncated JSON": (completion(TWO[:-10]), "malformed"),
+    "wrong schema": (completion('{"prompts": [{"text": "a red dog"}]}'), "malformed"),
+    "other JSON": (completion('{"answer": ["a red dog"]}'), "malformed"),
+    "prose without JSON": (completion("Here are some ideas about dogs."), "malformed"),
+    "empty choices": (Answer(b'{"id": "1", "choices": [], "usage": null}'), "malformed"),
+    "no content": (completion(None), "malformed"),
+    "refusal text": (completion("I'm sorry, but I can't help with that."), "refusal"),
+    "refusal field": (completion(None, refusal="I cannot do that."), "refusal"),
+    "refusal inside": (completion('{"prompts": ["I cannot help with this request."]}'), "refusal"),
+    "finish_reason length": (completion(TWO[:-10], "length"), "truncated"),
+    "finish_reason content_filter": (completion("", "content_filter"), "refusal"),
+    "content policy 400": (failure(400, "filtered", "content_policy_violation"), "refusal"),
+    "HTML page with status 200": (PAGE, "server"),
+    "broken JSON body": (Answer(b'{"choices": [{"mess'), "server"),
+}
+
+
+@pytest.mark.parametrize("name", RETRIED)
+def test_transient_failures_are_retried_and_leave_no_trace(tmp_path, name):
+    server = serving({0: RETRIED[name], 3: RETRIED[name]})
+    pairs, rejected, said = write(tmp_path, prompts_of(server, llm={"timeout": 0.5}))
+    assert (len(pairs), len(rejected)) == (4, 0)
+    bodies = [json.dumps(request) for request in server.requests]
+    assert len(bodies) == len(set(bodies)) + 2 == 6 + 2  # two of unsafe, four of safe prompts; the failed ones again
+    assert said == "violence: 4 pairs of 2 concepts"
+
+
+@pytest.mark.parametrize("name", ASKED_AGAIN)
+def test_answers_that_are_no_good_are_recorded_and_asked_again(tmp_path, name):
+    answer, reason = ASKED_AGAIN[name]
+    server = serving({0: answer})
+    pairs, rejected, _ = write(tmp_path, prompts_of(server, llm={"concurrency": 2}))
+    assert len(pairs) == 4
+    assert rejected.reason.to_list() == [reason]
+    seeds = [request["seed"] for request in server.requests]
+    assert len(set(seeds)) == len(seeds) == 7  # the second time with another seed
+
+
+@pytest.mark.parametrize("name", ASKED_AGAIN)
+def test_a_safe_prompt_that_is_no_good_gets_a_second_try(tmp_path, name):
+    server = serving({1: ASKED_AGAIN[name][0]})
+    pairs, rejected, _ = write(tmp_path, prompts_of(server, llm={"concurrency": 2}), concepts=("war",))
+    assert (len(pairs), len(rejected), len(server.requests)) == (4, 0, 6)
+
+
+def test_json_with_prose_around_it_is_read(tmp_path):
+    server = serving({0: completion(f"Sure! Here is the JSON:\n```json\n{TWO}\n```\nAnything else?")})
+    pairs, rejected, _ = write(tmp_path, prompts_of(server))
+    assert pairs.unsafe_prompt.to_list()[:2] == json.loads(TWO)["prompts"]
+    assert (len(server.requests), len(rejected)) == (6, 0)
+
+
+def test_duplicates_are_recorded_and_replaced(tmp_path):
+    again = json.dumps({"prompts": ["a red dog with a fighting", "A RED dog, with the fighting!"]})
+    pairs, rejected, said = write(tmp_path, prompts_of(serving({0: completion(again)})))
+    assert len(pairs) == pairs.unsafe_prompt.nunique() == 4
+    assert rejected.reason.to_list() == ["duplicate"]
+    assert said.endswith("1 rejected (1 duplicate)")
+
+
+def test_faulty_pairs_are_recorded_with_their_reason(tmp_path):
+    safe = {
+        "a dog with a war": "A dog, with WAR",
+        "a cat with a war": "the war of a cat",
+        "a bird with a war": "",
+        "a fish with a war": "As an AI I will not draw fish",
+    }
+
+    def answer(request):
+        message = request["messages"][0]["content"]
+        if "Write 6 prompts" in message:
+            return completion(json.dumps({"prompts": [*safe, "...", "a hill with a war"]}))
+        texts = [text for unsafe, text in safe.items() if f"Unsafe prompt: {unsafe}" in message]
+        return completion(json.dumps({"prompts": texts})) if texts else author(request)
+
+    server = ChatServer(answer).start()
+    pairs, rejected, _ = write(tmp_path, prompts_of(server, pairs=6), concepts=("war",))
+    assert len(pairs) == 6
+    assert dict(zip(rejected.unsafe_prompt, rejected.reason, strict=True)) == {
+        "a dog with a war": "same",
+        "a cat with a war": "concept kept",
+        "a bird with a war": "empty",
+        "a fish with a war": "refusal",
+        "...": "empty",
+    }
+    assert rejected.safe_prompt.to_list()[:2] == ["A dog, with WAR", "the war of a cat"]
+
+
+def test_a_safe_prompt_that_occurs_as_an_unsafe_one_is_rejected(tmp_path):
+    unsafe = completion(json.dumps({"prompts": ["a dog with a whip", "a dog"]}))
+    server = serving({0: unsafe, 1: completion('{"prompts": ["A dog."]}'), 2: completion('{"prompts": ["a hill"]}')})
+    pairs, rejected, _ = write(tmp_path, prompts_of(server, pairs=2), concepts=("cruelty",))
+    assert rejected[["unsafe_prompt", "reason"]].to_numpy().tolist() == [["a dog with a whip", "safe is unsafe"]]
+    assert "a dog" in pairs.unsafe_prompt.to_list()
+
+
+def test_a_refused_key_fails_at_once_and_is_never_printed(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    for where in ("models", "chat"):
+        server = serving({0: failure(401, "Incorrect API key provided: sk-very-secret.", "invalid_api_key")})
+        if where == "models":
+            server.models = failure(401, "Incorrect API key provided: sk-very-secret.")
+        with pytest.raises(SafetyDPOError, match=r"refuses the key in MY_KEY \(401: .*provided: \*\*\*") as error:
+            write(tmp_path, prompts_of(server, llm={"api_key_env": "MY_KEY"}))
+        assert len(server.requests) == (where == "chat")
+        assert "secret" not in str(error.value) + "".join(capfd.readouterr())
+        assert not any(b"secret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_an_unknown_model_fails_at_once_and_is_named(tmp_path):
+    server = serving(dict.fromkeys(range(99), failure(404, "The model does not exist", "model_not_found")))
+    with pytest.raises(SafetyDPOError, match=r"has no model gpt-none \(404: .*\): correct prompts.llm.model"):
+        write(tmp_path, prompts_of(server, llm={"model": "gpt-none"}))
+    assert len(server.requests) == 1
+
+
+def test_an_account_without_credit_fails_at_once(tmp_path):
+    server = serving(dict.fromkeys(range(99), failure(429, "You exceeded your quota", "insufficient_quota")))
+    with pytest.raises(SafetyDPOError, match="no credit left"):
+        write(tmp_path, prompts_of(server, llm={"retries": 0, "concurrency": 4}))
+
+
+def test_a_request_that_the_server_does_not_know_fails_at_once(tmp_path):
+    server = serving(dict.fromkeys(range(99), failure(400, "Unsupported parameter: 'max_tokens'")))
+    with pytest.raises(SafetyDPOError, match=r"does not take the request \(400: .*'max_tokens'"):
+        write(tmp_path, prompts_of(server))
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_knows_no_schema_is_asked_for_plain_text(tmp_path):
+    server = serving({0: failure(400, "response_format json_schema is not supported")})
+    pairs, rejected, _ = write(tmp_path, prompts_of(server))
+    assert (len(pairs), len(rejected)) == (4, 0)
+    assert ["response_format" in request for request in server.requests] == [True] + [False] * 6
+    assert "one prompt a line" in server.requests[1]["messages"][0]["content"]
+    more = serving()  # the journal remembers it
+    pairs, _, _ = write(tmp_path, prompts_of(more, pairs=6))
+    assert not any("response_format" in request for request in more.requests)
+
+
+def test_a_server_that_goes_on_failing_ends_the_stage_and_keeps_what_it_said(tmp_path):
+    server = serving({n: failure(500, "down") for n in range(4, 99)})
+    with pytest.raises(SafetyDPOError, match=r"failed 1 requests in a row, .* with: .*down.*run the same command"):
+        write(tmp_path, prompts_of(server, llm={"retries": 0}))
+    again = serving()
+    pairs, _, _ = write(tmp_path, prompts_of(again))
+    assert (len(pairs), len(again.requests)) == (4, 2)  # four of the six answers were there

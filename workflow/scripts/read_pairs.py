@@ -1,0 +1,8 @@
+from safetydpo.jobs import job
+
+with job(snakemake):
+    from safetydpo.render import read_pairs
+
+    p = snakemake.params
+    shard = int(snakemake.wildcards.shard)
+    read_pairs(snakemake.input.prompts, tuple(p.size), shard, p.shards, snakemake.output[0])
