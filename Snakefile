@@ -2,7 +2,10 @@
 #
 #   config.yaml                                the resolved config
 #   model.json, judges.json                    what the target model and the judges are; that they can be loaded
+#   concepts/<category>.parquet                source openai: concepts, which you may edit
+#   journal/                                   source openai: every answer of the language model
 #   prompts/<category>.parquet                 prompt pairs
+#   rejected/<category>.parquet                what was not used, and why
 #   pairs/<category>/<shard>.parquet           both images of each pair, same seed
 #   features/<category>/<shard>.safetensors    VAE posteriors and text embeddings
 #   retain/                                    the preservation term's prompts, images, features
