@@ -11,6 +11,7 @@
 #   retain/                                    the preservation term's prompts, images, features
 #   experts/<category>/                        LoRA, training.parquet, README.md (also all-single)
 #   merged/<strategy>/                         LoRA, README.md (co-merge: coactivation.parquet)
+#   baselines/<method>/unet.safetensors        UNet weights that ESD or UCE changed
 #   tuning/<method>.parquet, .json             curve over the LoRA scale, and the scale chosen
 #   benchmarks/<benchmark>.parquet             prompts to report on
 #   images/<method>/<benchmark>/<shard>.parquet
@@ -31,6 +32,7 @@ include: "workflow/rules/render.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/merge.smk"
+include: "workflow/rules/baselines.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

@@ -25,12 +25,12 @@ ROLES = {role: (f"{role}_image", f"{role}_prompt") for role in PAIR_ROLES}
 WIDTH = 16
 
 
-def make_pipeline(folder: Path, family: str = "sd15") -> Model:
+def make_pipeline(folder: Path, family: str = "sd15", seed: int = 0) -> Model:
     """Save a pipeline of 16 x 16 images (latents 4 x 8 x 8) and return its model section.
 
     sd21 differs from sd15 in its prediction type; sdxl has two text encoders, pooled embeddings and time ids.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     parts: dict[str, Any] = {"vae": _vae(0.13025 if family == "sdxl" else 0.18215), "tokenizer": train_tokenizer()}
     config = _text_config(parts["tokenizer"])
     if family == "sdxl":

@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
+from safetydpo.config_baselines import Baselines
 from safetydpo.config_checks import problems_of
 from safetydpo.config_prompts import Category, Prompts
 from safetydpo.config_types import Count, Name, Positive, Section, Share
 from safetydpo.errors import SafetyDPOError
+from safetydpo.methods import ERASERS, SLD_PRESETS
 
 # Raise a stage's number when its code changes what it writes: its outputs, and what follows, are then redone.
 STAGE_VERSION = {
@@ -21,6 +23,7 @@ STAGE_VERSION = {
     "train": 2,
     "merge": 1,
     "tune": 3,
+    "baseline": 1,
     "score": 2,
     "metrics": 1,
     "report": 2,
@@ -272,6 +275,7 @@ class Config(Section):
     train: Train
     merge: Merge = Field(default_factory=Merge)  # type: ignore[arg-type]
     tune: Tune = Field(default_factory=Tune)  # type: ignore[arg-type]
+    baselines: Baselines = Field(default_factory=Baselines)  # type: ignore[arg-type]
     benchmarks: list[Benchmark] = Field(min_length=1)
     judges: Judges
     evaluate: Evaluate
@@ -294,7 +298,10 @@ class Config(Section):
     def methods(self) -> list[str]:
         """Every method that this config can render."""
         experts = [f"expert-{c}" for c in self.category_names]
-        return ["base", "base-reseed", *experts, "all-single", *(f"merged-{s}" for s in self.merge.strategies)]
+        merged = [f"merged-{s}" for s in self.merge.strategies]
+        erasers = ["negative-prompt", *(f"sld-{preset}" for preset in SLD_PRESETS), *ERASERS]
+        others = [f"external-{e.name}" for e in self.baselines.externals]
+        return ["base", "base-reseed", *experts, "all-single", *merged, *erasers, *others]
 
     def cells(self) -> dict[tuple[str, str], Cell]:
         """Every cell of the matrix by (method, benchmark); the first mention of a cell counts."""

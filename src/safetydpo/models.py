@@ -90,7 +90,7 @@ def _not_loaded(name: str, error: Exception) -> SafetyDPOError:
 def load_pipeline(
     config: Model, lora: Path | str | None = None, scale: float = 1.0, without: tuple[str, ...] = ()
 ) -> Any:
-    """A diffusers text-to-image pipeline on its device, with a LoRA fused at `scale` when one is given.
+    """A diffusers text-to-image pipeline on its device, with a LoRA (file or folder) fused at `scale` if one is given.
 
     without: parts that are not needed and not loaded, such as "unet".
     """
@@ -128,15 +128,16 @@ def load_unet(config: Model, dtype: torch.dtype = torch.float32) -> UNetParts:
     return UNetParts(unet, scheduler, vae.get("scaling_factor", 0.18215), vae.get("shift_factor") or 0.0)
 
 
-def _fuse(pipeline: Any, folder: Path, scale: float) -> None:
+def _fuse(pipeline: Any, path: Path, scale: float) -> None:
     """Add the LoRA's updates to the weights: renders as fast as the base model."""
-    if not (folder / "pytorch_lora_weights.safetensors").exists():
-        raise SafetyDPOError(f"{folder} has no pytorch_lora_weights.safetensors.")
+    file = path if path.is_file() else path / "pytorch_lora_weights.safetensors"
+    if not file.exists():
+        raise SafetyDPOError(f"{file.parent} has no {file.name}.")
     try:
-        pipeline.load_lora_weights(os.fspath(folder))
-    except (RuntimeError, ValueError) as error:
+        pipeline.load_lora_weights(os.fspath(file.parent), weight_name=file.name)
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise SafetyDPOError(f"The LoRA in {folder} does not fit the model ({reason}).") from None
+        raise SafetyDPOError(f"The LoRA in {file.parent} does not fit the model ({reason}).") from None
     pipeline.fuse_lora(lora_scale=scale)
     pipeline.unload_lora_weights()
 

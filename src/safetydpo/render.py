@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from safetydpo.config import Model
+from safetydpo.config import Baselines, Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import made_by, read_parquet, write_parquet
 from safetydpo.images import png
+from safetydpo.methods import method_of
+from safetydpo.methods.opening import open_method
 from safetydpo.models import load_pipeline
 from safetydpo.records import seed_of, shard_slice
 from safetydpo.sampling import render
@@ -70,18 +72,21 @@ def render_prompts(
     shards: int = 1,
     n: int | None = None,
     category: str | None = None,
-    lora: Path | str | None = None,
+    method: str = "base",
+    baselines: Baselines | None = None,
+    weights: Path | str | None = None,
     scale: float = 1.0,
-    seed_offset: int = 0,
 ) -> None:
-    """Render a prompt set with a method (base model, or a LoRA at a scale): prompt_id, prompt, category, seed, image.
+    """Render a prompt set with a method: prompt_id, prompt, category, seed, image.
 
-    `category` and then `n` narrow the set down before it is cut into shards.
+    weights, scale: see `open_method`; `category` and then `n` narrow the set down before it is cut into shards.
     """
     rows = _shard(prompts, shard, shards, n, category)
-    seeds = [(int(seed) + seed_offset) & 0x7FFFFFFFFFFFFFFF for seed in rows.seed]
-    images = render(load_pipeline(config, lora, scale), list(rows.prompt), seeds, config)
+    offset = method_of(method).seed_offset
+    seeds = [(int(seed) + offset) & 0x7FFFFFFFFFFFFFFF for seed in rows.seed]
+    pipeline = open_method(method, config, baselines or Baselines(), weights, scale)  # type: ignore[call-arg]
+    images = render(pipeline, list(rows.prompt), seeds, config)
     table = rows[["prompt_id", "prompt", "category"]].to_dict("records")
     table = [{**row, "seed": s, "image": png(x)} for row, s, x in zip(table, seeds, images, strict=True)]
-    header = made_by("render", config=config.model_dump(), lora=str(lora), scale=scale, shard=shard, shards=shards)
+    header = made_by("render", config=config.model_dump(), method=method, scale=scale, shard=shard, shards=shards)
     write_parquet(table, out, header, images=("image",))

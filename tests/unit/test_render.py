@@ -9,6 +9,7 @@ from PIL.Image import Image
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import read_parquet, write_parquet
 from safetydpo.images import unpng
+from safetydpo.methods import RESEED
 from safetydpo.models import load_pipeline
 from safetydpo.records import seed_of
 from safetydpo.render import render_prompts
@@ -57,11 +58,11 @@ def test_too_many_shards_and_an_empty_category_are_told_apart(tiny, prompts, tmp
 
 
 def test_a_seed_offset_is_added_and_recorded(tiny, prompts, tmp_path):
-    render_prompts(prompts, tiny, tmp_path / "o.parquet", n=1, seed_offset=77)
+    render_prompts(prompts, tiny, tmp_path / "o.parquet", n=1, method="base-reseed")
     row = read_parquet(tmp_path / "o.parquet").iloc[0]
-    at_77, at_0 = render(load_pipeline(tiny), ["a red circle"] * 2, [77, 0], tiny)
-    assert row.seed == 77
-    assert difference(unpng(row.image), at_77) <= 1
+    moved, at_0 = render(load_pipeline(tiny), ["a red circle"] * 2, [RESEED, 0], tiny)
+    assert row.seed == RESEED
+    assert difference(unpng(row.image), moved) <= 1
     assert difference(unpng(row.image), at_0) > 1
 
 

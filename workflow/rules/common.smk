@@ -5,7 +5,7 @@ import sys
 
 from safetydpo.config import MACHINE_KEYS, STAGE_VERSION, load_config
 from safetydpo.errors import SafetyDPOError
-from safetydpo.methods import method_of
+from safetydpo.methods import ERASERS, method_of
 
 try:
     CFG = load_config(config)
@@ -34,6 +34,7 @@ wildcard_constraints:
     strategy="|".join(CFG.merge.strategies),
     method="|".join(CFG.methods()),
     benchmark="|".join(b.name for b in CFG.benchmarks),
+    eraser="|".join(ERASERS),
     shard=r"\d+",
 
 
@@ -52,12 +53,12 @@ def images_of(method, benchmark):
     return [f"{RUN}/images/{method}/{benchmark}/{shard}.parquet" for shard in range(CFG.evaluate.shards)]
 
 
-def lora_inputs(wildcards):
-    """The LoRA file of a method and, where it is tuned, its scale."""
+def method_inputs(wildcards):
+    """The file that a method renders with and, where it is tuned, the scale of its LoRA."""
     method = method_of(wildcards.method)
     inputs = {}
-    if method.lora:
-        inputs["lora"] = f"{RUN}/{method.lora}/pytorch_lora_weights.safetensors"
+    if method.weights:
+        inputs["weights"] = f"{RUN}/{method.weights}"
     if method.tuned:
         inputs["scale"] = f"{RUN}/tuning/{wildcards.method}.json"
     return inputs
@@ -66,6 +67,12 @@ def lora_inputs(wildcards):
 def digest(path):
     """A hash of a file that people edit; of nothing where it is missing, which is the job's own clear error."""
     return hashlib.sha256(open(path, "rb").read() if os.path.exists(path) else b"").hexdigest()[:16]
+
+
+def asked_of(method):
+    """What of the baselines section changes how a method renders: nothing for most."""
+    keys = {"sld": {"sld_concept"}, "negative-prompt": {"sld_concept", "negative_prompt"}, "external": {"externals"}}
+    return CFG.baselines.model_dump(include=keys.get(method_of(method).kind, set()))
 
 
 def present(path):

@@ -62,7 +62,7 @@ rule merge_experts:
 
 rule tune_scale:
     input:
-        lora=lambda wildcards: f"{RUN}/{method_of(wildcards.method).lora}/pytorch_lora_weights.safetensors",
+        lora=lambda wildcards: f"{RUN}/{method_of(wildcards.method).weights}",
         prompts=f"{RUN}/tuning/prompts.parquet" if len(CFG.tune.scales) > 1 else [],
         judges=f"{RUN}/judges.json",
     output:

@@ -99,7 +99,7 @@ rule render_retain:
 
 rule render_benchmark:
     input:
-        unpack(lora_inputs),
+        unpack(method_inputs),
         prompts=f"{RUN}/benchmarks/{{benchmark}}.parquet",
         model=f"{RUN}/model.json",
     output:
@@ -119,6 +119,7 @@ rule render_benchmark:
         model=MODEL,
         shards=CFG.evaluate.shards,
         cell=lambda wildcards: CFG.cells()[wildcards.method, wildcards.benchmark]._asdict(),
+        baselines=lambda wildcards: asked_of(wildcards.method),
         version=STAGE_VERSION["render"],
     message:
         "Render {wildcards.benchmark} with {wildcards.method}"

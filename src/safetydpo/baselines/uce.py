@@ -1,0 +1,45 @@
+"""Unified Concept Editing (arXiv 2308.14761): cross-attention keys and values changed in closed form."""
+
+from typing import Any
+
+import torch
+
+from safetydpo.config_baselines import Uce
+from safetydpo.models import encode_prompts
+
+
+def edited(
+    weight: torch.Tensor, erase: torch.Tensor, guide: torch.Tensor, preserve: torch.Tensor, config: Uce
+) -> torch.Tensor:
+    """W' of the paper's equation 7 for one matrix.
+
+    weight: (out, d); erase: (n, d), embeddings of the concepts; guide: (d,), whose values they get; preserve: (m, d).
+    """
+    w, c, p = weight.double(), erase.double(), preserve.double()
+    keep, erases, preserves = config.keep_scale, config.erase_scale, config.preserve_scale
+    values = (w @ guide.double())[:, None].expand(-1, len(c))
+    left = keep * w + erases * values @ c + preserves * (w @ p.T) @ p
+    right = keep * torch.eye(w.shape[1], dtype=w.dtype, device=w.device) + erases * c.T @ c + preserves * p.T @ p
+    return torch.linalg.solve(right, left, left=False).to(weight.dtype)
+
+
+def subject_embeddings(pipeline: Any, prompts: list[str]) -> torch.Tensor:
+    """Embedding (n, d) of each prompt's last word piece; of the empty prompt, that of the start token."""
+    states = encode_prompts(pipeline, prompts)["encoder_hidden_states"]
+    limit = states.shape[1] - 1
+    positions = [min(len(pipeline.tokenizer(text, add_special_tokens=False).input_ids), limit) for text in prompts]
+    return torch.stack([state[position] for state, position in zip(states, positions, strict=True)])
+
+
+@torch.no_grad()
+def erase(pipeline: Any, concepts: list[str], config: Uce) -> dict[str, torch.Tensor]:
+    """The changed weights of a pipeline's UNet: to_k and to_v of every cross-attention."""
+    device = pipeline.unet.device
+    erased = subject_embeddings(pipeline, concepts).to(device)
+    preserve = subject_embeddings(pipeline, ["", *config.preserve]).to(device)
+    guide = subject_embeddings(pipeline, [config.guide])[0].to(device)
+    return {
+        name: edited(weight, erased, guide, preserve, config).cpu()
+        for name, weight in pipeline.unet.named_parameters()
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+    }

@@ -1,0 +1,26 @@
+"""UNet weights that a baseline changed: a safetensors file of those alone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safetydpo.errors import SafetyDPOError
+from safetydpo.files import read_safetensors
+
+
+@torch.no_grad()
+def put_weights(unet: Any, path: Path | str) -> None:
+    """Overwrite the weights of a UNet with those of a file.
+
+    Raises SafetyDPOError naming the first that the UNet lacks or has in another shape.
+    """
+    tensors, _ = read_safetensors(path)
+    own = dict(unet.named_parameters())
+    for name, value in tensors.items():
+        if name not in own or own[name].shape != value.shape:
+            has = f"of shape {tuple(own[name].shape)}" if name in own else "missing"
+            raise SafetyDPOError(
+                f"{path} is of another UNet: {name} has shape {tuple(value.shape)} there and is {has} in the model."
+            )
+        own[name].copy_(value)

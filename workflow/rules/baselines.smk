@@ -1,0 +1,30 @@
+# Baselines that change UNet weights, to compare with. SLD and negative prompts act while rendering and need no rule.
+
+
+rule erase:
+    input:
+        model=f"{RUN}/model.json",
+    output:
+        f"{RUN}/baselines/{{eraser}}/unet.safetensors",
+    log:
+        f"{LOGS}/erase/{{eraser}}.log",
+    benchmark:
+        f"{TIMINGS}/erase/{{eraser}}.tsv"
+    conda:
+        CONDA
+    threads: CFG.resources.threads
+    resources:
+        mem_mb=memory,
+        runtime=CFG.resources.runtime,
+        gpu=CFG.resources.gpu,
+    params:
+        model=MODEL,
+        # another baseline's settings are none of its business
+        baselines=lambda wildcards: CFG.baselines.model_dump(include={"concepts", wildcards.eraser.partition("-")[0]}),
+        checkpoints=lambda wildcards: f"{RUN}/checkpoints/{wildcards.eraser}",
+        seed=CFG.seed,
+        version=STAGE_VERSION["baseline"],
+    message:
+        "Erase concepts with {wildcards.eraser}"
+    script:
+        "../scripts/erase.py"
