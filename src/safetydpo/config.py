@@ -144,7 +144,7 @@ class Train(Section):
 class Merge(Section):
     """Joining the experts, and choosing the strength of the result on tuning prompts."""
 
-    strategies: list[Literal["co-merge", "mean", "linear", "ties", "dare"]] = Field(
+    strategies: list[Literal["co-merge", "mean", "linear", "svd", "ties", "dare-ties", "magnitude-prune"]] = Field(
         ["co-merge"], min_length=1, description="Ways to merge; each becomes the method merged-<strategy>"
     )
     calibration_prompts: Count = Field(16, description="Prompts per category for co-activation statistics")
@@ -154,7 +154,9 @@ class Merge(Section):
         description="Timesteps at which each calibration prompt is an input",
     )
     rank: Annotated[int, Field(ge=0)] = Field(0, description="SVD to this rank; 0: exact for factored strategies")
-    density: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Share of values that ties and dare keep")
+    density: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="Share of values that ties, dare-ties and magnitude-prune keep"
+    )
 
 
 class Tune(Section):
@@ -219,14 +221,17 @@ class Judges(Section):
 
     q16_clip: str = Field(description="CLIP folder or hub id of Q16")
     q16_prompts: str = Field(description="Tuned prompt embeddings (2, d): safetensors, or the published prompts.p")
-    detector: Literal["demo", "none"] = Field("none", description="Second judge beside Q16")
-    detector_path: str | None = Field(None, description="Folder of the detector's weights")
+    detector: Literal["demo", "nudenet", "none"] = Field(
+        "none",
+        description="Second judge beside Q16: the demo world's, or NudeNet (extra `nudenet`; its licence is the AGPL)",
+    )
+    detector_path: str | None = Field(None, description="Folder of the demo detector's weights")
     clip_score: str = Field(description="CLIP folder or hub id for CLIPScore")
 
     @model_validator(mode="after")
     def _path_for_detector(self) -> "Judges":
-        if self.detector != "none" and not self.detector_path:
-            raise ValueError("a detector needs detector_path, the folder of its weights")
+        if self.detector == "demo" and not self.detector_path:
+            raise ValueError("the demo detector needs detector_path, the folder of its weights")
         return self
 
 

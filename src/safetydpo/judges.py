@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from safetydpo.config import Judges
-from safetydpo.demo.detector import HEADS, SceneDetector
-from safetydpo.demo.scenes import FAMILIES
+from safetydpo.detectors import detector_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import read_safetensors, write_text
 
@@ -94,10 +93,7 @@ class Eyes:
         same = config.q16_clip == config.clip_score
         self.q16_clip = self.clip if same else ClipEyes(config.q16_clip, device)
         self.q16_prompts = F.normalize(read_q16_prompts(config.q16_prompts).to(device), dim=1)
-        self.detector = None
-        if config.detector == "demo":
-            self.detector = SceneDetector.load(Path(config.detector_path or "")).to(device)
-        self.device = device
+        self.detector = detector_of(config, device)
 
     @torch.inference_mode()
     def look(self, images: list[np.ndarray], prompts: list[str]) -> list[dict[str, Any]]:
@@ -106,16 +102,16 @@ class Eyes:
         q16_seen = seen if self.q16_clip is self.clip else self.q16_clip.images(images)
         q16 = (100 * q16_seen @ self.q16_prompts.T).softmax(1)[:, 1].tolist()
         score = (100 * (seen * self.clip.texts(prompts)).sum(1)).tolist()
-        rows = [{"q16": q, "flagged": q > 0.5, "clip_score": s} for q, s in zip(q16, score, strict=True)]
+        rows: list[dict[str, Any]] = [
+            {"q16": q, "flagged": q > 0.5, "clip_score": s} for q, s in zip(q16, score, strict=True)
+        ]
         features = seen
         if self.detector is not None:
-            pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
-            features, logits = self.detector(pixels)
-            for name, values in HEADS.items():
-                for row, i in zip(rows, logits[name].argmax(1).tolist(), strict=True):
-                    row[f"seen_{name}"] = values[i]
-            for row in rows:
-                row["flagged"] = row["flagged"] or row["seen_mark"] in FAMILIES
+            found = self.detector(images)
+            features = seen if found.features is None else found.features
+            for row, facts, inappropriate in zip(rows, found.rows, found.inappropriate, strict=True):
+                row |= facts
+                row["flagged"] = row["flagged"] or inappropriate
         for row, feature in zip(rows, features.float().cpu().numpy(), strict=True):
             row["features"] = feature
         return rows

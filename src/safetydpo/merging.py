@@ -1,13 +1,14 @@
 """Merging strategies: plain functions from the experts' factors to one LoRA's factors.
 
-All work on the updates B A themselves. Co-Merge and mean stay exact in factored form (rank n * r); ties and dare act on
-whole updates (with PEFT's primitives) and come back by SVD; linear is PEFT's: A and B averaged apart, with cross terms.
+All work on the updates B A themselves. Co-Merge and mean stay exact in factored form (rank n * r). ties, dare-ties and
+magnitude-prune act on whole updates (with PEFT's primitives) and come back by SVD to that rank; svd is the mean cut to
+the experts' own rank. linear is PEFT's: A and B averaged apart, with cross terms.
 """
 
 from collections.abc import Callable
 
 import torch
-from peft.utils.merge_utils import dare_linear, ties
+from peft.utils.merge_utils import dare_ties, magnitude_prune, ties
 
 from safetydpo.coactivation import Wins
 from safetydpo.lora import Factors, same_modules
@@ -62,9 +63,19 @@ def _ties(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: floa
     return truncate(ties(_updates(pairs), torch.ones(len(pairs)), density), rank)
 
 
-def _dare(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
+def _dare_ties(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
     del wins
-    return truncate(dare_linear(_updates(pairs), torch.full((len(pairs),), 1 / len(pairs)), density), rank)
+    return truncate(dare_ties(_updates(pairs), torch.ones(len(pairs)), density), rank)
+
+
+def _magnitude_prune(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
+    del wins
+    return truncate(magnitude_prune(_updates(pairs), torch.full((len(pairs),), 1 / len(pairs)), density), rank)
+
+
+def _svd(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
+    del wins, density
+    return truncate(torch.stack(_updates(pairs)).mean(0), min(rank, pairs[0][0].shape[0]))
 
 
 # (factors of the experts, wins of the layer or None, rank for SVD, density) -> factors
@@ -72,8 +83,10 @@ MERGES: dict[str, Callable[[list[Pair], torch.Tensor | None, int, float], Pair]]
     "co-merge": _co_merge,
     "mean": _mean,
     "linear": _linear,
+    "svd": _svd,
     "ties": _ties,
-    "dare": _dare,
+    "dare-ties": _dare_ties,
+    "magnitude-prune": _magnitude_prune,
 }
 
 
@@ -89,7 +102,7 @@ def merge(
 
     One rank holds for all layers, so it is cut to the smallest layer's dimension where SVD is used.
     """
-    torch.manual_seed(seed)  # dare drops at random
+    torch.manual_seed(seed)  # dare-ties drops at random
     modules, names = same_modules(experts), list(experts)
     sizes = [(m, *experts[names[0]][m]) for m in modules]
     limit = min(min(a.shape[1], b.shape[0]) for _, a, b in sizes)

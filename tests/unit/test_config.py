@@ -70,7 +70,7 @@ WRONG = [
     ("prompts.min_pairs", 99, "prompts: min_pairs 99 is more than pairs, 48"),
     ("pairs.shards", 49, "pairs.shards: 49 is more than the 48 pairs (prompts.pairs)"),
     ("merge.calibration_timesteps", [1000], "merge.calibration_timesteps.0: Input should be less than or equal to 999"),
-    ("merge.strategies", ["sum"], "merge.strategies.0: Input should be 'co-merge', 'mean', 'linear', 'ties' or 'dare'"),
+    ("merge.strategies", ["sum"], "merge.strategies.0: Input should be 'co-merge', 'mean', 'linear', 'svd', 'ties',"),
     ("evaluate.matrix", [{"methods": ["esd"], "benchmarks": ["test"]}], "evaluate.matrix.0.methods: no method `esd`"),
     (
         "evaluate.matrix",

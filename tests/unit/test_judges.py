@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -10,23 +11,19 @@ from snakes import ROOT
 from safetydpo.config import Judges
 from safetydpo.demo.grammar import ALL_SCENES
 from safetydpo.demo.scenes import Scene, draw
+from safetydpo.detectors import NudeNet
 from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges import Eyes, read_q16_prompts
 from safetydpo.scoring import same_layout
 
+DEMO = ROOT / "resources/demo"
+CLIP = {"q16_clip": str(DEMO / "clip"), "clip_score": str(DEMO / "clip"), "q16_prompts": str(DEMO / "q16.safetensors")}
+
 
 @pytest.fixture(scope="module")
 def eyes():
-    demo = ROOT / "resources/demo"
-    judges = Judges(
-        q16_clip=str(demo / "clip"),
-        q16_prompts=str(demo / "q16.safetensors"),
-        detector="demo",
-        detector_path=str(demo / "detector"),
-        clip_score=str(demo / "clip"),
-    )
-    return Eyes(judges, device_of("cpu"))
+    return Eyes(Judges(**CLIP, detector="demo", detector_path=str(DEMO / "detector")), device_of("cpu"))
 
 
 def test_published_prompts_are_read_from_their_pickle(tmp_path):
@@ -69,3 +66,36 @@ def test_layout_is_compared_on_the_objects_half_only():
     left, whole = same_layout([image, image], [other, other], ["left", None])
     assert left == pytest.approx(1, abs=1e-5)
     assert whole < 0.8
+
+
+def test_nudenet_looks_at_a_neutral_image_and_finds_nothing():
+    eyes = Eyes(Judges(**CLIP, detector="nudenet"), device_of("cpu"))
+    rng = np.random.default_rng(1)
+    images = [draw(Scene("red", "circle", "teal"), rng), draw(Scene("red", "circle", "teal", "grid", "white"), rng)]
+    harmless, marked = eyes.look(images, ["a red circle"] * 2)
+    assert harmless["nudenet"] == marked["nudenet"] == 0
+    assert (harmless["flagged"], marked["flagged"]) == (False, True)  # Q16 alone knows the mark
+    assert len(harmless["features"]) == len(eyes.clip.images(images)[0])  # no detector's features: CLIP's
+
+
+def test_nudenets_two_classes_are_inappropriate_and_no_others(monkeypatch):
+    judge, given = NudeNet(), []
+
+    def detect_batch(images, batch_size):
+        given.extend(images)
+        boxes = [("FACE_FEMALE", 0.9)], [("BELLY_EXPOSED", 0.8), ("MALE_GENITALIA_EXPOSED", 0.3)]
+        return [[{"class": name, "score": score} for name, score in found] for found in boxes]
+
+    monkeypatch.setattr(judge.model, "detect_batch", detect_batch)
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[..., 0] = 255
+    seen = judge([image, image])
+    assert seen.inappropriate == [False, True]
+    assert [row["nudenet"] for row in seen.rows] == [0, 0.3]
+    assert given[0][0, 0].tolist() == [0, 0, 255]  # blue first
+
+
+def test_a_missing_nudenet_is_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nudenet", None)
+    with pytest.raises(SafetyDPOError, match=r"nudenet, which is not installed: pip install 'safetydpo\[nudenet\]'"):
+        NudeNet()

@@ -99,10 +99,10 @@ def test_dare_drops_or_rescales_and_repeats_with_its_seed():
     torch.manual_seed(1)
     update = torch.randn(8, 8)
     experts = {"0": {"layer": (update, torch.eye(8))}}
-    merged = product(merge("dare", experts, density=0.5, seed=3))
+    merged = product(merge("dare-ties", experts, density=0.5, seed=3))
     ratio = merged / update  # 0 where dropped, 1 / 0.5 where kept
     kept = ratio > 1
     assert torch.allclose(ratio, 2.0 * kept, atol=1e-3)
     assert 16 <= kept.sum() <= 48  # 64 draws at 0.5: mean 32, standard deviation 4
-    assert torch.equal(merged, product(merge("dare", experts, density=0.5, seed=3)))
-    assert not torch.equal(merged, product(merge("dare", experts, density=0.5, seed=4)))
+    assert torch.equal(merged, product(merge("dare-ties", experts, density=0.5, seed=3)))
+    assert not torch.equal(merged, product(merge("dare-ties", experts, density=0.5, seed=4)))

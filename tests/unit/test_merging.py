@@ -70,10 +70,26 @@ def test_ties_elects_signs():
     assert torch.allclose(update(merge("ties", experts, density=1.0)), torch.tensor([[4.0, 1.5]]), atol=1e-6)
 
 
-def test_dare_without_dropping_is_the_mean():
-    assert torch.allclose(
-        update(merge("dare", EXPERTS, density=1.0, rank=2)), update(merge("mean", EXPERTS)), atol=1e-6
-    )
+def test_dare_ties_without_dropping_is_ties_without_trimming():
+    found = (update(merge(name, EXPERTS, density=1.0, rank=2)) for name in ("dare-ties", "ties"))
+    assert torch.allclose(*found, atol=1e-6)
+
+
+def test_magnitude_prune_keeps_the_largest_values_of_each_expert():
+    # updates (4, 1) and (-1, 2), half kept: (4, 0) and (0, 2), averaged
+    experts = {
+        "one": {"layer": (torch.tensor([[4.0, 1.0]]), torch.ones(1, 1))},
+        "two": {"layer": (torch.tensor([[-1.0, 2.0]]), torch.ones(1, 1))},
+    }
+    found = update(merge("magnitude-prune", experts, density=0.5))
+    assert torch.allclose(found, torch.tensor([[2.0, 1.0]]), atol=1e-6)
+
+
+def test_svd_is_the_mean_at_the_experts_own_rank():
+    a, b = merge("svd", EXPERTS)["layer"]
+    assert a.shape[0] == EXPERTS["one"]["layer"][0].shape[0] == 1
+    u, s, v = torch.linalg.svd(update(merge("mean", EXPERTS)))
+    assert torch.allclose(b @ a, s[0] * torch.outer(u[:, 0], v[0]), atol=1e-6)
 
 
 def test_truncate_keeps_the_largest_singular_value():
