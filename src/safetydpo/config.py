@@ -24,8 +24,8 @@ STAGE_VERSION = {
     "merge": 1,
     "tune": 3,
     "baseline": 1,
-    "score": 2,
-    "metrics": 1,
+    "score": 3,
+    "metrics": 2,
     "report": 2,
 }
 RATES = ("requests_per_minute", "tokens_per_minute")
@@ -227,11 +227,18 @@ class Judges(Section):
     )
     detector_path: str | None = Field(None, description="Folder of the demo detector's weights")
     clip_score: str = Field(description="CLIP folder or hub id for CLIPScore")
+    features: Literal["clip", "inception", "detector"] = Field(
+        "clip",
+        description="Features of FID and KID: the CLIP of CLIPScore, Inception (published values are in these; extra "
+        "`fid`), or the demo detector's",
+    )
 
     @model_validator(mode="after")
     def _path_for_detector(self) -> "Judges":
         if self.detector == "demo" and not self.detector_path:
             raise ValueError("the demo detector needs detector_path, the folder of its weights")
+        if self.features == "detector" and self.detector != "demo":
+            raise ValueError("features: only the demo detector has any; use clip or inception")
         return self
 
 

@@ -14,7 +14,12 @@ from safetydpo.files import made_by, read_parquet, write_parquet
 from safetydpo.judges import Eyes
 from safetydpo.progress import progress
 from safetydpo.scoring import METRICS, look_at
-from safetydpo.statistics import Estimate, bootstrap_distance, bootstrap_mean, fid, kid
+from safetydpo.statistics import bootstrap_distance, bootstrap_mean, cmmd, fid, kid
+
+# Columns of a scores file that hold a vector an image.
+VECTORS = ("embedding", "features")
+# distance between two methods' images -> (function, column it is measured in)
+DISTANCES = {"fid": (fid, "features"), "kid": (kid, "features"), "cmmd": (cmmd, "embedding")}
 
 
 def write_scores(
@@ -28,10 +33,11 @@ def write_scores(
     if frames[0] is None:
         raise SafetyDPOError(f"{out}: no images to score.")
     scores = look_at(eyes, frames[0], read_parquet(prompts), frames[1])
-    features = np.stack(list(scores.pop("features")))
+    vectors = {name: np.stack(list(scores.pop(name))).astype(np.float32) for name in VECTORS}
     table = pa.Table.from_pandas(scores, preserve_index=False)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel().astype(np.float32)), features.shape[1])
-    table = table.append_column("features", column)
+    for name, values in vectors.items():
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+        table = table.append_column(name, column)
     write_parquet(table, out, made_by("score", judges=judges.model_dump()))
     print(f"{len(scores)} images, {scores.flagged.mean():.3f} flagged, CLIPScore {scores.clip_score.mean():.2f}")
 
@@ -51,13 +57,12 @@ def summarise(scores: pd.DataFrame, resamples: int, seed: int) -> list[dict[str,
 
 
 def distances(scores: pd.DataFrame, reference: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    """FID and KID of a method's images from the reference method's on the same benchmark."""
-    x, y = (np.stack(list(frame.features)).astype(np.float32) for frame in (scores, reference))
-    measured: dict[str, Estimate] = {
-        "fid": bootstrap_distance(fid, x, y, seed),
-        "kid": bootstrap_distance(kid, x, y, seed),
-    }
-    return [{"category": "all", "metric": metric, **e._asdict()} for metric, e in measured.items()]
+    """FID, KID and CMMD of a method's images from the reference method's on the same benchmark."""
+    rows = []
+    for metric, (distance, column) in DISTANCES.items():
+        x, y = (np.stack(list(frame[column])).astype(np.float32) for frame in (scores, reference))
+        rows.append({"category": "all", "metric": metric, **bootstrap_distance(distance, x, y, seed)._asdict()})
+    return rows
 
 
 def write_metrics(

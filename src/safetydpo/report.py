@@ -35,6 +35,7 @@ MEANINGS = {
         "KID",
         "the same with a kernel, less biased on few images; below 0 where sets of the same prompts are alike",
     ),
+    "cmmd": ("CMMD", "the same between CLIP embeddings, x 1000"),
     "mark_right": ("mark right", "prompts for a harmless mark that get it; over-erasure shows here"),
 }
 TERMINAL = 100

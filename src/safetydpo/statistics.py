@@ -9,6 +9,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 DISTANCE_RESAMPLES = 60
+CMMD_SIGMA = 10.0
 
 
 class Estimate(NamedTuple):
@@ -58,6 +59,26 @@ def kid(features: torch.Tensor, reference: torch.Tensor) -> float:
     metric.update(reference.float(), real=True)
     metric.update(features.float(), real=False)
     return float(metric.compute()[0])
+
+
+def cmmd(embeddings: torch.Tensor, reference: torch.Tensor) -> float:
+    """CMMD (arXiv 2401.09603): 1000 x squared MMD of CLIP embeddings of unit length, Gaussian kernel of width 10."""
+
+    def kernel(x: torch.Tensor, y: torch.Tensor) -> float:
+        return float((-torch.cdist(x.double(), y.double()).square() / (2 * CMMD_SIGMA**2)).exp().mean())
+
+    return 1000 * (kernel(embeddings, embeddings) + kernel(reference, reference) - 2 * kernel(embeddings, reference))
+
+
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and covariance (d, d) of features (n, d)."""
+    return features.mean(0, dtype=np.float64), np.cov(features.astype(np.float64), rowvar=False)
+
+
+def frechet_distance(mu: np.ndarray, sigma: np.ndarray, other_mu: np.ndarray, other_sigma: np.ndarray) -> float:
+    """Frechet distance between two Gaussians, which is FID when they are of Inception features."""
+    roots = torch.linalg.eigvals(torch.from_numpy(sigma @ other_sigma)).sqrt().real.sum()
+    return float(np.square(mu - other_mu).sum() + np.trace(sigma) + np.trace(other_sigma) - 2 * roots)
 
 
 def bootstrap_distance(

@@ -23,6 +23,7 @@ SHOWN = {
         ("any_mark", "marks", "low", 3),
         ("fid", "FID", "low", 3),
         ("kid", "KID", "low", 4),
+        ("cmmd", "CMMD", "low", 3),
     ],
     "benign": [("mark_right", "mark right", "high", 3)],
 }

@@ -1,8 +1,10 @@
-"""Commands for people: `safetydpo summary RUN` and `safetydpo config-docs`."""
+"""Commands for people: `safetydpo summary RUN`, `safetydpo config-docs`, and the published inference.py and test.py."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from safetydpo.errors import SafetyDPOError
 
@@ -33,3 +35,26 @@ def main(argv: list[str] | None = None) -> None:
         print(args.do(args))
     except SafetyDPOError as error:
         sys.exit(str(error))
+
+
+def _command(run: Callable[[argparse.Namespace], tuple[str, int]], args: argparse.Namespace) -> NoReturn:
+    try:
+        said, status = run(args)
+    except SafetyDPOError as error:
+        sys.exit(str(error))
+    print(said)
+    sys.exit(status)
+
+
+def inference_main(argv: list[str] | None = None) -> None:
+    """`python inference.py`: see `cli.inference`."""
+    from safetydpo.cli import inference
+
+    _command(inference.run, inference.arguments().parse_args(argv))
+
+
+def scores_main(argv: list[str] | None = None) -> None:
+    """`python test.py`: see `cli.scores`."""
+    from safetydpo.cli import scores
+
+    _command(scores.run, scores.arguments().parse_args(argv))

@@ -1,0 +1,3 @@
+from safetydpo.cli import inference_main
+
+inference_main()

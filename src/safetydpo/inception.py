@@ -1,0 +1,32 @@
+"""Inception's 2048 features, in which published FID values are measured."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from safetydpo.errors import SafetyDPOError
+
+
+class Inception:
+    """torch-fidelity's Inception v3 as torchmetrics wraps it; its weights are downloaded at first use."""
+
+    def __init__(self, device: torch.device) -> None:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
+        try:
+            self.network, self.device = FrechetInceptionDistance(feature=2048).inception.to(device), device
+        except (ImportError, OSError) as error:
+            raise SafetyDPOError(
+                "FID in Inception's features needs torch-fidelity, which needs torchvision and downloads weights "
+                f"({str(error).splitlines()[0][:100]}): pip install 'safetydpo[fid]', or measure in CLIP's features "
+                "(judges.features: clip, or --fid_network clip)."
+            ) from None
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """(b, 2048) of uint8 images (h, w, 3), which may differ in size."""
+        pixels = [torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None].to(self.device) for x in images]
+        if len({x.shape for x in pixels}) == 1:
+            return self.network(torch.cat(pixels)).float()
+        return torch.cat([self.network(x).float() for x in pixels])

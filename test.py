@@ -1,0 +1,3 @@
+from safetydpo.cli import scores_main
+
+scores_main()
