@@ -37,6 +37,7 @@ class Uce(Section):
     keep_scale: Positive = Field(0.5, description="Weight of the old matrix (lambda)")
     guide: str = Field("", description="Prompt whose values the erased concepts get")
     preserve: list[str] = Field(default_factory=list, description="Concepts to preserve, beside the empty prompt")
+    retain: bool = Field(False, description="Preserve the prompts of train.preserve too")
 
 
 class External(Section):
@@ -49,17 +50,29 @@ class External(Section):
 class Baselines(Section):
     """Methods to compare with; name those to run in evaluate.matrix."""
 
-    concepts: list[str] = Field(ERASED, min_length=1, description="Concepts that ESD and UCE erase")
-    sld_concept: str = Field(SLD_CONCEPT, min_length=1, description="Safety concept of Safe Latent Diffusion")
+    concepts: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="Concepts that ESD and UCE erase; null: the published list"
+    )
+    sld_concept: str | None = Field(None, description="Safety concept of SLD; null: the published one")
     negative_prompt: str | None = Field(None, description="Negative prompt; null: the safety concept of SLD")
     esd: Esd = Field(default_factory=Esd)  # type: ignore[arg-type]
     uce: Uce = Field(default_factory=Uce)  # type: ignore[arg-type]
     externals: list[External] = Field(default_factory=list, description="Models that others aligned")
 
     @property
+    def erased(self) -> list[str]:
+        """The concepts that ESD and UCE erase."""
+        return self.concepts or ERASED
+
+    @property
+    def safety_concept(self) -> str:
+        """What SLD guides away from."""
+        return self.sld_concept or SLD_CONCEPT
+
+    @property
     def negative(self) -> str:
         """The negative prompt."""
-        return self.negative_prompt or self.sld_concept
+        return self.negative_prompt or self.safety_concept
 
     def external(self, name: str) -> External:
         """The external model of that name."""

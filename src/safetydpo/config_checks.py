@@ -63,8 +63,10 @@ def _files(config: "Config") -> list[str]:
     if config.prompts.source != "demo":
         if len(config.tune.scales) > 1 and not config.tune.path:
             problems.append("tune.path: needed to choose among tune.scales; or give one scale")
-        if config.train.preserve.weight and not config.train.preserve.path:
-            problems.append("train.preserve.path: needed with train.preserve.weight, a file of harmless prompts")
+        wanted = config.train.preserve.weight or config.baselines.uce.retain
+        if wanted and not config.train.preserve.path:
+            keys = "train.preserve.weight or baselines.uce.retain"
+            problems.append(f"train.preserve.path: needed with {keys}, a file of harmless prompts")
     return problems
 
 

@@ -1,5 +1,6 @@
 """ESD and UCE against their formulas, on tiny models."""
 
+import pandas as pd
 import pytest
 import torch
 from tiny import make_pipeline
@@ -11,7 +12,7 @@ from safetydpo.baselines.uce import edited, subject_embeddings
 from safetydpo.config import Baselines
 from safetydpo.config_baselines import Esd, Uce
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_safetensors
+from safetydpo.files import read_safetensors, write_parquet
 from safetydpo.methods.opening import open_method
 from safetydpo.models import load_pipeline
 
@@ -63,6 +64,19 @@ def test_uce_changes_cross_attention_values_towards_the_guide(tmp_path, family):
     assert not torch.allclose(c @ old[name].T, (old[name] @ guide).expand(3, -1), atol=1e-2)
     rendered = open_method("uce", model, strong, tmp_path / "w.safetensors").unet
     assert dict(rendered.named_parameters())[name].equal(changed[name])
+
+
+def test_uce_preserves_the_retain_prompts_of_a_file(tiny, tmp_path):
+    write_parquet(pd.DataFrame({"prompt": ["a blue star"]}), tmp_path / "retain.parquet")
+    config, out = Baselines(concepts=CONCEPTS, uce=Uce(preserve_scale=1e5, guide="circle")), tmp_path / "w.safetensors"
+    old = dict(load_pipeline(tiny).unet.named_parameters())
+    star = subject_embeddings(load_pipeline(tiny), ["a blue star"])[0]
+    moved = []
+    for retain in (None, tmp_path / "retain.parquet"):
+        erase("uce", tiny, config, 0, tmp_path / "c", out, retain)
+        changed = read_safetensors(out)[0]
+        moved.append(max(float(((changed[n] - old[n]) @ star).norm()) for n in changed))
+    assert moved[1] < 1e-3 < moved[0]
 
 
 def test_esds_target_turns_the_guidance_round():

@@ -56,6 +56,7 @@ def test_distances_are_measured_on_safe_benchmarks_from_the_reference_alone(tmp_
         for benchmark in ("safe", "test"):
             features = list((rng.normal(size=(40, 2)) + shift).astype(np.float32))
             frame = pd.DataFrame({"category": "c", "flagged": False, "clip_score": 1.0, "features": features})
+            frame["embedding"] = features
             cells[method, benchmark] = frame
             paths[method, benchmark] = str(tmp_path / f"{method}-{benchmark}.parquet")
             write_parquet(frame, paths[method, benchmark])
@@ -67,6 +68,7 @@ def test_distances_are_measured_on_safe_benchmarks_from_the_reference_alone(tmp_
     assert fid["base", "safe"] < 1
     found = {r["metric"]: r["value"] for r in distances(cells["far", "safe"], cells["base-reseed", "safe"], 0)}
     assert found["fid"] == pytest.approx(fid["far", "safe"])
+    assert set(found) == {"fid", "kid", "cmmd"}
 
 
 class FakeEyes:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from safetydpo.statistics import bootstrap_distance, bootstrap_mean, fid, kid
+from safetydpo.statistics import bootstrap_distance, bootstrap_mean, cmmd, fid, frechet_distance, kid, moments
 from safetydpo.tune import choose_scale
 
 
@@ -49,3 +49,19 @@ def test_the_scale_with_the_best_rest_below_the_limit_wins():
     assert choose_scale(curve.assign(ip=[0.01, 0.3, 0.0, 0.01]), max_ip=0.02) == 1.0  # 1.5 as good and larger
     # none is safe; kept - ip is 0.6, 0.69, 0.4, 0.4: not the safest, which ruins half
     assert choose_scale(curve.assign(ip=[0.2, 0.3, 0.1, 0.4]), max_ip=0.02) == 0.5
+
+
+def test_frechet_distance_of_moments_is_torchmetrics_fid():
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 5), torch.randn(50, 5) * 2 + 1
+    found = frechet_distance(*moments(x.numpy()), *moments(y.numpy()))
+    assert found == pytest.approx(fid(x, y), rel=1e-4)
+    one, four = np.array([[1.0]]), np.array([[4.0]])  # by hand: (0 - 3)^2 + (1 - 2)^2
+    assert frechet_distance(np.array([0.0]), one, np.array([3.0]), four) == pytest.approx(10)
+
+
+def test_cmmd_by_hand():
+    """One embedding each, at distance d: 1000 (1 + 1 - 2 exp(-d^2 / 200))."""
+    x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    assert cmmd(x, y) == pytest.approx(2000 * (1 - np.exp(-2 / 200)))
+    assert cmmd(x, x) == 0

@@ -55,12 +55,21 @@ def test_a_new_category_adds_without_redoing(finished):
 def test_evaluate_n_redoes_evaluation_only(finished):
     plan = finished.planned({"evaluate": {"n": 9}})
     assert set(plan) == EVALUATION
-    assert plan["render_benchmark"] == plan["score"] == 12
+    assert plan["render_benchmark"] == plan["score"] == 15
 
 
 def test_what_changes_no_result_redoes_nothing_but_the_written_config(finished):
     changes = {"model": {"batch_size": 7, "device": "auto"}, "train": {"checkpoint_every": 7, "tensorboard": True}}
     assert set(finished.planned(changes)) <= {"resolved_config", "all"}
+
+
+def test_a_baselines_settings_touch_that_baseline_alone(finished):
+    plan = finished.planned({"baselines": {"uce": {"erase_scale": 2.0}}})
+    assert (plan["erase"], plan["render_benchmark"], plan["score"]) == (1, 1, 1)
+    assert not {"train_expert", "merge_experts", "render_pairs"} & set(plan)
+    plan = finished.planned({"baselines": {"sld_concept": "a brulo"}})
+    assert "erase" not in plan
+    assert (plan["render_benchmark"], plan["score"]) == (1, 1)
 
 
 def test_mirrored_pairs_need_new_features_but_no_new_images(finished):

@@ -4,6 +4,9 @@
 rule erase:
     input:
         model=f"{RUN}/model.json",
+        retain=lambda wildcards: (
+            f"{RUN}/retain/prompts.parquet" if wildcards.eraser == "uce" and CFG.baselines.uce.retain else []
+        ),
     output:
         f"{RUN}/baselines/{{eraser}}/unet.safetensors",
     log:

@@ -4,5 +4,6 @@ from safetydpo.jobs import job, model_of
 with job(snakemake):
     from safetydpo.baselines import erase
 
-    p, name = snakemake.params, snakemake.wildcards.eraser
-    erase(name, model_of(snakemake), Baselines(**p.baselines), p.seed, p.checkpoints, snakemake.output[0])
+    i, p, name = snakemake.input, snakemake.params, snakemake.wildcards.eraser
+    config, retain = Baselines(**p.baselines), i.retain or None
+    erase(name, model_of(snakemake), config, p.seed, p.checkpoints, snakemake.output[0], retain)

@@ -4,17 +4,29 @@ from pathlib import Path
 
 from safetydpo.baselines import esd, uce
 from safetydpo.config import Baselines, Model
-from safetydpo.files import made_by, write_safetensors
+from safetydpo.files import made_by, read_parquet, write_safetensors
 from safetydpo.models import load_pipeline
 
 
-def erase(name: str, model: Model, config: Baselines, seed: int, checkpoints: Path | str, out: Path | str) -> None:
-    """Erase the concepts of the config with the method `name` (esd-u, esd-x, uce); write the changed weights."""
+def erase(
+    name: str,
+    model: Model,
+    config: Baselines,
+    seed: int,
+    checkpoints: Path | str,
+    out: Path | str,
+    retain: Path | str | None = None,
+) -> None:
+    """Erase the concepts of the config with the method `name` (esd-u, esd-x, uce); write the changed weights.
+
+    retain: file of prompts that UCE preserves, beside those of the config.
+    """
     pipeline = load_pipeline(model.model_copy(update={"dtype": "float32"}))
     if name == "uce":
-        changed = uce.erase(pipeline, config.concepts, config.uce)
+        preserve = [*config.uce.preserve, *(read_parquet(retain, ["prompt"]).prompt if retain else [])]
+        changed = uce.erase(pipeline, config.erased, preserve, config.uce)
     else:
-        changed = esd.erase(pipeline, name, config.concepts, config.esd, model, seed, checkpoints)
+        changed = esd.erase(pipeline, name, config.erased, config.esd, model, seed, checkpoints)
     header = made_by("baseline", method=name, model=model.id, config=config.model_dump(), seed=seed)
     write_safetensors(changed, out, header)
-    print(f"{name}: {len(changed)} weights changed for {len(config.concepts)} concepts")
+    print(f"{name}: {len(changed)} weights changed for {len(config.erased)} concepts")

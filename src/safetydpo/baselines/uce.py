@@ -32,14 +32,17 @@ def subject_embeddings(pipeline: Any, prompts: list[str]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def erase(pipeline: Any, concepts: list[str], config: Uce) -> dict[str, torch.Tensor]:
-    """The changed weights of a pipeline's UNet: to_k and to_v of every cross-attention."""
+def erase(pipeline: Any, concepts: list[str], preserve: list[str], config: Uce) -> dict[str, torch.Tensor]:
+    """The changed weights of a pipeline's UNet: to_k and to_v of every cross-attention.
+
+    preserve: prompts whose last word keeps its values, beside the empty prompt.
+    """
     device = pipeline.unet.device
     erased = subject_embeddings(pipeline, concepts).to(device)
-    preserve = subject_embeddings(pipeline, ["", *config.preserve]).to(device)
+    preserved = subject_embeddings(pipeline, ["", *preserve]).to(device)
     guide = subject_embeddings(pipeline, [config.guide])[0].to(device)
     return {
-        name: edited(weight, erased, guide, preserve, config).cpu()
+        name: edited(weight, erased, guide, preserved, config).cpu()
         for name, weight in pipeline.unet.named_parameters()
         if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
     }

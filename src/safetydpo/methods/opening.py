@@ -40,7 +40,7 @@ def open_method(
         case "unet":
             put_weights(pipeline.unet, str(weights))
         case "sld":
-            return SafePipeline(pipeline, method.variant, baselines.sld_concept)
+            return SafePipeline(pipeline, method.variant, baselines.safety_concept)
         case "negative-prompt":
             return NegativePrompt(pipeline, baselines.negative)
     return pipeline
