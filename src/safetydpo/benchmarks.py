@@ -19,6 +19,8 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.files import made_by, read_parquet, read_rows, write_parquet
 from safetydpo.records import category_id, plain, seed_of
 
+# Columns in which files have the seed of a prompt's image.
+SEEDS = ("evaluation_seed", "sd_seed")
 COLUMNS = ["prompt_id", "prompt", "category", "kind", "seed", "expected"]
 # Benign marks that the preservation term may see; the others show what happens to things nobody thought of.
 RETAINED_BENIGN = ("leaf", "cloud")
@@ -31,13 +33,15 @@ def write_benchmark(
 
     pairs: files of prompt pairs, for source `split`.
     """
+    n, seed = benchmark.limit or n, seed if benchmark.seed is None else benchmark.seed
     if benchmark.source == "demo":
         rows = _demo_benchmark(benchmark, categories, n, seed)
     elif benchmark.source == "split":
         rows = _held_out(pairs, benchmark.kind)
     else:
         rows = _file_rows(benchmark.path or "", benchmark.kind)
-    _write(rows.head(n) if benchmark.source == "demo" else _spread(rows, n), benchmark.name, seed, out)
+    chosen = rows.head(n) if benchmark.source == "demo" else _spread(rows, n)
+    _write(chosen, benchmark.name, seed, out, benchmark.images)
 
 
 def write_retain(preserve: Preserve, seed: int, out: Path | str) -> None:
@@ -127,7 +131,10 @@ def _with_mark(scene: Scene, word: str | None) -> Scene:
 
 
 def _file_rows(path: str, kind: str) -> pd.DataFrame:
-    """Rows of a csv or Parquet with `prompt`; `category` and `evaluation_seed` are used when there."""
+    """Rows of a csv or Parquet with `prompt`, perhaps category and seed, as CoProV2, I2P and COCO have them.
+
+    A prompt of several categories (I2P's `categories`) has them joined by "|".
+    """
     rows = read_rows(path)
     if "prompt" not in rows:
         raise SafetyDPOError(f"{path} has no column `prompt`; it has {', '.join(rows.columns)}.")
@@ -138,9 +145,15 @@ def _file_rows(path: str, kind: str) -> pd.DataFrame:
     if rows.empty:
         raise SafetyDPOError(f"{path} has no prompt in its column `prompt`.")
     out = pd.DataFrame({"prompt": rows.prompt, "kind": kind, "expected": "{}"})
-    out["category"] = rows.category.map(category_id) if "category" in rows else kind
-    if "evaluation_seed" in rows:
-        out["seed"] = pd.Series([_seed(value, path) for value in rows.evaluation_seed], dtype=object)
+    if "category" in rows:
+        out["category"] = rows.category.map(category_id)
+    elif "categories" in rows:
+        out["category"] = ["|".join(category_id(name) for name in names.split(",")) for names in rows.categories]
+    else:
+        out["category"] = kind
+    if column := next((name for name in SEEDS if name in rows), None):
+        out["seed"] = pd.Series([_seed(value, path) for value in rows[column]], dtype=object)
+    out.attrs = {"read": len(blank), "blank": int(blank.sum())}
     return out
 
 
@@ -163,7 +176,7 @@ def _seed(value: str, path: str) -> int | None:
     try:
         return int(value) if value.strip() else None
     except ValueError:
-        raise SafetyDPOError(f"{path} has the evaluation_seed {value!r}: it must be a whole number or blank.") from None
+        raise SafetyDPOError(f"{path} has the seed {value!r}: it must be a whole number or blank.") from None
 
 
 def _spread(rows: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -172,12 +185,18 @@ def _spread(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     return rows.assign(rank=rank).sort_values("rank", kind="stable").head(n).drop(columns="rank")
 
 
-def _write(rows: pd.DataFrame, name: str, seed: int, out: Path | str) -> None:
+def _write(rows: pd.DataFrame, name: str, seed: int, out: Path | str, images: int = 1) -> None:
+    """images: rows per prompt; the first has the prompt's own seed."""
+    counts = {"read": len(rows), **rows.attrs, "used": len(rows)}
     rows = rows.reset_index(drop=True)
     rows["prompt_id"] = [f"{name}-{i:05d}" for i in range(len(rows))]
+    if images > 1:
+        more = [rows.assign(prompt_id=rows.prompt_id + f"-{k}", seed=None) for k in range(1, images)]
+        rows = pd.concat([rows, *more]).sort_values("prompt_id", kind="stable", ignore_index=True)
     given = rows["seed"] if "seed" in rows else [None] * len(rows)
     rows["seed"] = [
-        seed_of(seed, key) if value is None else value for key, value in zip(rows.prompt_id, given, strict=True)
+        seed_of(seed, key) if pd.isna(value) else int(value) for key, value in zip(rows.prompt_id, given, strict=True)
     ]
-    write_parquet(rows[COLUMNS], out, made_by("benchmark", name=name, seed=seed))
-    print(f"{name}: {len(rows)} prompts, {rows.category.nunique()} categories")
+    write_parquet(rows[COLUMNS], out, made_by("benchmark", name=name, seed=seed, counts=counts))
+    each = f", {images} images each" if images > 1 else ""
+    print(f"{name}: {counts}{each}; {rows.category.str.split('|').explode().nunique()} categories")

@@ -17,7 +17,7 @@ from safetydpo.methods import ERASERS, SLD_PRESETS
 STAGE_VERSION = {
     "model": 1,
     "prompts": 2,
-    "benchmark": 3,
+    "benchmark": 4,
     "render": 1,
     "features": 2,
     "train": 2,
@@ -183,6 +183,11 @@ class Benchmark(Section):
         "holds out, their unsafe prompts, or their safe ones for kind `safe`",
     )
     path: str | None = Field(None, description="csv or Parquet with a `prompt` column, for source `file`")
+    limit: Count | None = Field(None, description="Prompts, at most; null: evaluate.n")
+    seed: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Of what the file does not say: draws, seeds of images; null: the run's"
+    )
+    images: Count = Field(1, description="Images per prompt, each from a seed of its own")
 
     @model_validator(mode="after")
     def _path_for_file(self) -> "Benchmark":

@@ -43,9 +43,10 @@ def write_scores(
 
 
 def summarise(scores: pd.DataFrame, resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Metric rows of one scores table: all images together (`all`) and by category."""
+    """Metric rows of one scores table: all images together (`all`) and by category, of which a prompt may have more."""
     rows = []
-    groups = [("all", scores), *scores.groupby("category")]
+    each = scores.assign(category=scores.category.str.split("|")).explode("category")
+    groups = [("all", scores), *each.groupby("category")]
     for category, part in groups:
         for metric, values_of in METRICS.items():
             values = values_of(part)

@@ -23,7 +23,9 @@ def _shard(
     rows = read_parquet(prompts)
     if "split" in rows:  # prompt pairs: what is held out does not train
         rows = rows[rows.split == "train"]
-    rows = (rows if category is None else rows[rows.category == category]).head(n or len(rows))
+    if category is not None:
+        rows = rows[[category in names.split("|") for names in rows.category]]
+    rows = rows.head(n or len(rows))
     if rows.empty:
         raise SafetyDPOError(f"{prompts} has no prompts{f' of category {category}' if category else ''} to render.")
     if shards > len(rows):

@@ -40,7 +40,7 @@ def benchmark_of(tmp_path, text):
 def test_a_blank_seed_is_assigned_and_one_that_is_no_number_is_a_sentence(tmp_path):
     rows = benchmark_of(tmp_path, "prompt,evaluation_seed\nx,\ny,3\n")
     assert list(rows.seed) == [seed_of(0, "mine-00000"), 3]
-    with pytest.raises(SafetyDPOError, match="evaluation_seed 'abc': it must be a whole number"):
+    with pytest.raises(SafetyDPOError, match="seed 'abc': it must be a whole number"):
         benchmark_of(tmp_path, "prompt,evaluation_seed\nx,abc\n")
 
 

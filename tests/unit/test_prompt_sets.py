@@ -3,6 +3,7 @@
 import json
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from safetydpo.benchmarks import write_benchmark, write_retain, write_tuning
@@ -115,3 +116,31 @@ def test_a_split_benchmark_has_held_out_prompts_and_none_that_trains(tmp_path):
     write_parquet(rows.assign(split="train"), tmp_path / "p.parquet")
     with pytest.raises(SafetyDPOError, match=r"No pair is held out of training: raise prompts\.test_share"):
         prompts("unsafe")
+
+
+def test_i2ps_columns_are_known_and_its_counts_are_kept(tmp_path):
+    path = csv(
+        tmp_path, 'prompt,categories,sd_seed\n"two\nlines","Hate, self-harm",5000000000\n,hate,1\nb,shocking,2\n'
+    )
+    benchmark = Benchmark(name="i2p", kind="unsafe", path=path, limit=2)
+    write_benchmark(benchmark, 1, [], 0, tmp_path / "b.parquet")
+    rows = read_parquet(tmp_path / "b.parquet")
+    assert rows.category.to_list() == ["hate|self-harm", "shocking"]
+    assert rows.seed.to_list() == [5000000000, 2]
+    header = json.loads(pq.read_schema(tmp_path / "b.parquet").metadata[b"safetydpo"])
+    assert header["counts"] == {"read": 3, "blank": 1, "used": 2}
+
+
+def test_a_prompt_may_have_several_images_and_a_benchmark_its_own_seed(tmp_path):
+    path = csv(tmp_path, "prompt,evaluation_seed\na,7\nb,8\n")
+
+    def rows(**more):
+        write_benchmark(Benchmark(name="x", kind="safe", path=path, **more), 9, [], 0, tmp_path / "b.parquet")
+        return read_parquet(tmp_path / "b.parquet")
+
+    three = rows(images=3)
+    assert three.prompt_id.to_list() == ["x-00000", "x-00000-1", "x-00000-2", "x-00001", "x-00001-1", "x-00001-2"]
+    assert three.prompt.to_list() == ["a"] * 3 + ["b"] * 3
+    assert (three.seed[0], three.seed[3], three.seed.nunique()) == (7, 8, 6)
+    other = rows(images=3, seed=5)
+    assert (other.seed[0], other.seed[1] == three.seed[1]) == (7, False)

@@ -109,3 +109,10 @@ def test_images_of_another_prompt_set_are_refused():
             pd.DataFrame({"prompt_id": ["a"], "expected": "{}"}),
             None,
         )
+
+
+def test_a_prompt_of_two_categories_counts_in_both():
+    rows = pd.DataFrame({"category": ["a|b", "b"], "flagged": [True, False], "clip_score": [1.0, 3.0]})
+    found = {(r["category"], r["metric"]): (r["value"], r["n"]) for r in summarise(rows, 100, 0)}
+    assert found["all", "ip"] == (0.5, 2)
+    assert (found["a", "ip"], found["b", "ip"]) == ((1.0, 1), (0.5, 2))

@@ -1,0 +1,81 @@
+"""Images per second through the judges: our one pass in batches against one image at a time and judge by judge.
+
+    python benchmarks/evaluation.py [--quick] [--device cuda]
+
+The published test reads the folder once per metric, decodes each image again and hands it to the judge alone. Both give
+the same labels and scores, which are compared.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from timing import interleaved, print_ratios, print_table
+
+from safetydpo.benchmarks import write_benchmark
+from safetydpo.config import Benchmark, load_config
+from safetydpo.demo.grammar import scenes_in
+from safetydpo.demo.scenes import draw
+from safetydpo.devices import device_of
+from safetydpo.files import read_parquet
+from safetydpo.images import png, unpng
+from safetydpo.judges import Eyes
+from safetydpo.scoring import look_at
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def image_by_image(eyes: Eyes, images: pd.DataFrame) -> tuple[list[bool], list[float]]:
+    """Flags and CLIPScores: a pass over the images for Q16, one for the detector, one for CLIP."""
+    assert eyes.detector is not None
+    with torch.inference_mode():
+        q16 = [bool(eyes.q16([unpng(cell)])[0] > 0.5) for cell in images.image]
+        seen = [eyes.detector([unpng(cell)]).inappropriate[0] for cell in images.image]
+        scores = []
+        for cell, prompt in zip(images.image, images.prompt, strict=True):
+            cosine = (eyes.clip.images([unpng(cell)]) * eyes.clip.texts([prompt])).sum()
+            scores.append(100 * float(cosine))
+    return [a or b for a, b in zip(q16, seen, strict=True)], scores
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="64 images, twice")
+    args = parser.parse_args()
+    count, repeats = (64, 2) if args.quick else (args.images, args.repeats)
+    config = load_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    keys = ("q16_clip", "q16_prompts", "detector_path", "clip_score")
+    judges = config.judges.model_copy(update={key: str(ROOT / getattr(config.judges, key)) for key in keys})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prompts.parquet"
+        write_benchmark(Benchmark(name="safe", kind="safe", source="demo"), count, [], 0, path)
+        prompts = read_parquet(path)
+    scenes, rng = scenes_in("test"), np.random.default_rng(0)
+    images = prompts[["prompt_id", "prompt", "seed"]].copy()
+    images["image"] = [png(draw(scenes[i % len(scenes)], rng)) for i in range(count)]
+    eyes = Eyes(judges, device_of(args.device))
+    ours, (flags, scores) = look_at(eyes, images, prompts, None), image_by_image(eyes, images)
+    assert ours.flagged.to_list() == flags
+    assert np.allclose(ours.clip_score, scores, atol=1e-2)
+    variants = {
+        "image by image, judge by judge": lambda: image_by_image(eyes, images),
+        "one pass in batches": lambda: look_at(eyes, images, prompts, None),
+    }
+    times = interleaved(variants, repeats, 1, eyes.clip.model.device)
+    single, batched = times.values()
+    print(f"{count} images; medians of {repeats}; the same labels and scores")
+    rows = [[name, f"{t:.2f}", f"{count / t:.1f}", f"{single / t:.2f}"] for name, t in times.items()]
+    print_table(["", "seconds", "images/s", "ratio"], rows)
+    print_ratios({"scoring": single / batched})
+
+
+if __name__ == "__main__":
+    main()
