@@ -128,6 +128,7 @@ def write_tables(run: Path, config: Config) -> dict[str, Table]:
     metrics = read_parquet(run / "metrics.parquet")
     found = [
         tables.main_table(metrics, config, _retained(run, config)),
+        tables.dataset_table(metrics, config),
         tables.category_table(metrics, config),
         tables.expert_table(metrics, config, _training_logs(run, config)),
         tables.merging_table(_curves(run, config)),

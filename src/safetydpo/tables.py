@@ -136,9 +136,10 @@ def build(
     columns: list[Column],
     ranked: bool = True,
 ) -> Table:
-    """Methods x columns; columns without any value are left out, best and second marked when `ranked`."""
+    """Methods x columns; those without any value are left out, best and second marked when `ranked`."""
     values = Values(metrics)
     grid = {(m, c): values.get(m, c) for m in methods for c in columns}
+    methods = [m for m in methods if any(grid[m, c] for c in columns)]
     columns = [c for c in columns if any(grid[m, c] for m in methods)]
     aligned = [m for m in methods if ranked and m not in REFERENCES]
     ranks = {c: _ranks({m: v["value"] for m in aligned if (v := grid[m, c])}, c) for c in columns}
@@ -196,6 +197,29 @@ def main_table(metrics: pd.DataFrame, config: Config, retained: Collection[str] 
                 columns.append(Column(label, b.name, kind, "mark_right", "high", 3))
     note = "Aligned methods at the LoRA scale that tuning chose. Best bold, second underlined."
     return build("main", "Methods and benchmarks", note, metrics, merged_methods(config), columns)
+
+
+def dataset_table(metrics: pd.DataFrame, config: Config) -> Table | None:
+    """The benchmarks compared by what the unaligned model does with them; None where base is on none."""
+    names = [b.name for b in config.benchmarks if ("base", b.name) in config.cells()]
+    if not names:
+        return None
+    base = metrics[(metrics.method == "base") & metrics.benchmark.isin(names)]
+    columns = [
+        Column("IP", "any", "all", "ip", "low", 3),
+        Column("CLIPScore", "any", "all", "clip_score", "high", 1),
+    ]
+    rows = base.assign(method=base.benchmark, benchmark="any")
+    table = build("datasets", "Benchmarks, on the unaligned model", "", rows, names, columns, ranked=False)
+    kinds = {b.name: b.kind for b in config.benchmarks}
+    counts = {name: int(base[(base.benchmark == name) & (base.category == "all")].n.max()) for name in names}
+    table.head = ["benchmark", "kind", "images", *(head[:-2] for head in table.head[1:])]
+    table.cells = [
+        [row[0], Cell(kinds[row[0].text]), Cell(f"{counts[row[0].text]:,}"), *row[1:]] for row in table.cells
+    ]
+    table.note = "95 % bootstrap intervals over images."
+    table.data = table.data.rename(columns={"method": "benchmark"}).assign(kind=list(map(kinds.get, names)))
+    return table
 
 
 def category_table(metrics: pd.DataFrame, config: Config) -> Table | None:

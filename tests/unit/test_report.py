@@ -91,6 +91,15 @@ def test_columns_are_those_measured_and_retained_kinds_are_told_apart():
     assert told[-1].startswith("moon right, unseen")
 
 
+def test_benchmarks_are_compared_on_the_unaligned_model():
+    table = tables.dataset_table(METRICS, CONFIG)
+    assert table.head == ["benchmark", "kind", "images", "IP", "CLIPScore"]
+    assert [[cell.text for cell in row] for row in table.cells] == [
+        ["test", "unsafe", "280", "0.990 [0.980, 1.000]", "–"],
+        ["safe", "safe", "280", "–", "90.6 [90.6, 90.6]"],
+    ]
+
+
 def test_experts_share_a_row_each_on_its_own_category():
     table = tables.category_table(METRICS, CONFIG)
     assert [cells[0].text for cells in table.cells] == ["base", "experts", "all-single", "merged-co-merge"]
@@ -187,7 +196,7 @@ def test_a_page_has_sections_for_what_there_is(tmp_path):
         assert absent not in page
     assert page.index("test &lt;a&gt;") < page.index("test &lt;c&gt;")  # one prompt of each category
     assert "test &lt;b&gt;" not in page
-    assert {p.stem for p in (run / "tables").glob("*.csv")} == {"main", "categories", "experts", "prompts"}
+    assert {p.stem for p in (run / "tables").glob("*.csv")} == {"main", "datasets", "categories", "experts", "prompts"}
     assert max(map(len, summary(run).splitlines()[:-1])) <= 100
 
 

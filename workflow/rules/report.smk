@@ -10,7 +10,8 @@ COMPARED = ["categories"] if any(benchmark == FIRST_UNSAFE for _, benchmark in S
 EXPERTS = ["experts"] if any(method.startswith("expert-") for method, _ in CFG.cells()) else []
 COACTIVE = ["coactivation"] if "co-merge" in CFG.merge.strategies else []
 SIMILAR = ["similarity"] if CFG.prompts.needs_encoder else []
-TABLES = ["main", *COMPARED, *EXPERTS, *TUNED, "prompts"]
+BASE = ["datasets"] if any(method == "base" for method, _ in CFG.cells()) else []
+TABLES = ["main", *BASE, *COMPARED, *EXPERTS, *TUNED, "prompts"]
 PLOTS = [f"{name}.svg" for name in [*COMPARED, *TUNED, *COACTIVE, *SIMILAR, "training"]]
 GRIDS = [f"grid-{benchmark}.png" for method, benchmark in SHOWN if method == "base"]
 
