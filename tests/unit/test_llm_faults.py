@@ -65,6 +65,14 @@ def test_a_safe_prompt_that_is_no_good_gets_a_second_try(tmp_path, name):
     assert (len(pairs), len(rejected), len(server.requests)) == (4, 0, 6)
 
 
+def test_without_seeds_too_a_second_try_is_asked_and_not_read_from_the_journal(tmp_path):
+    server = serving({1: completion("no JSON here")})
+    config = prompts_of(server, llm={"seed": None, "temperature": 0.0})
+    pairs, rejected, _ = write(tmp_path, config, concepts=("war",))
+    assert not any("seed" in request for request in server.requests)
+    assert (len(pairs), len(rejected), len(server.requests)) == (4, 0, 1 + 4 + 1)
+
+
 def test_json_with_prose_around_it_is_read(tmp_path):
     server = serving({0: completion(f"Sure! Here is the JSON:\n```json\n{TWO}\n```\nAnything else?")})
     pairs, rejected, _ = write(tmp_path, prompts_of(server))

@@ -87,7 +87,7 @@ class Server:
         """The request, and the digest by which the journal knows it."""
         form, digest = self._form(key, plain)
         seed = {} if self.llm.seed is None else {"seed": seed_of(self.llm.seed, name)}
-        digest.update(f"{seed}\n{message}".encode())
+        digest.update(f"{seed}\n{name}\n{message}".encode())  # without seeds, a second try is the same request
         return {**form, **seed, "messages": [{"role": "user", "content": message}]}, digest.digest()[:16]
 
     def _form(self, key: str, plain: bool) -> tuple[dict[str, Any], Any]:
