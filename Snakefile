@@ -17,6 +17,7 @@
 #   images/<method>/<benchmark>/<shard>.parquet
 #   scores/<method>/<benchmark>.parquet        per image
 #   metrics.parquet                            the long table of all metrics
+#   ablation/<study>-<variant>/                experts trained otherwise, and their merge (snakemake ablation_<study>)
 #   tables/  figures/  report.html             what people read
 #   timings/<rule>/                            seconds and memory of every job
 #
@@ -35,6 +36,7 @@ include: "workflow/rules/merge.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/ablation.smk"
 
 
 rule all:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
+from safetydpo.config_ablation import Study, Variant
 from safetydpo.config_baselines import Baselines
 from safetydpo.config_checks import problems_of
 from safetydpo.config_prompts import Category, Prompts
@@ -296,6 +297,7 @@ class Config(Section):
     benchmarks: list[Benchmark] = Field(min_length=1)
     judges: Judges
     evaluate: Evaluate
+    ablation: list[Study] = Field(default_factory=list, description="Studies, each a target of its own")
     report: Report = Field(default_factory=Report)  # type: ignore[arg-type]
     resources: Resources = Field(default_factory=Resources)  # type: ignore[arg-type]
 
@@ -318,7 +320,20 @@ class Config(Section):
         merged = [f"merged-{s}" for s in self.merge.strategies]
         erasers = ["negative-prompt", *(f"sld-{preset}" for preset in SLD_PRESETS), *ERASERS]
         others = [f"external-{e.name}" for e in self.baselines.externals]
-        return ["base", "base-reseed", *experts, "all-single", *merged, *erasers, *others]
+        ablations = [f"ablation-{variant}" for variant in self.variants()]
+        return ["base", "base-reseed", *experts, "all-single", *merged, *erasers, *others, *ablations]
+
+    def variants(self) -> dict[str, Variant]:
+        """Variants of all studies by `<study>-<variant>`."""
+        return {f"{study.name}-{v.name}": v for study in self.ablation for v in study.variants}
+
+    def varied(self, variant: str) -> Train:
+        """The train section of a variant."""
+        return Train.model_validate(self.train.model_dump() | self.variants()[variant].train)
+
+    def cell(self, method: str, benchmark: str) -> Cell:
+        """The cell of the matrix, or the whole benchmark where the matrix has none (ablations)."""
+        return self.cells().get((method, benchmark), Cell(method, benchmark, None, None))
 
     def cells(self) -> dict[tuple[str, str], Cell]:
         """Every cell of the matrix by (method, benchmark); the first mention of a cell counts."""

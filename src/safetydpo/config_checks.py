@@ -2,13 +2,27 @@
 
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 if TYPE_CHECKING:
     from safetydpo.config import Config
 
 
+def _variants(config: "Config") -> list[str]:
+    problems = []
+    for name in config.variants():
+        try:
+            config.varied(name)
+        except ValidationError as error:
+            for item in error.errors():
+                key = ".".join(map(str, item["loc"]))
+                problems.append(f"ablation {name}: train.{key}: {item['msg']}")
+    return problems
+
+
 def problems_of(config: "Config") -> list[str]:
     """Every problem, `path: what is wrong`; those of the matrix only where its names exist."""
-    problems = [*_repeated(config), *_unknown(config), *_counts(config), *_files(config)]
+    problems = [*_repeated(config), *_unknown(config), *_counts(config), *_files(config), *_variants(config)]
     return problems or [*_without_base(config), *_without_reference(config)]
 
 

@@ -15,6 +15,7 @@ from safetydpo.judges import Eyes
 from safetydpo.progress import progress
 from safetydpo.scoring import METRICS, look_at
 from safetydpo.statistics import bootstrap_distance, bootstrap_mean, cmmd, fid, kid
+from safetydpo.tables import SHOWN, Column, build
 
 # Columns of a scores file that hold a vector an image.
 VECTORS = ("embedding", "features")
@@ -88,3 +89,21 @@ def write_metrics(
             found += distances(table, reference, seed)
         rows += [{"method": method, "benchmark": benchmark, **row, "seed": seed} for row in found]
     write_parquet(pd.DataFrame(rows), out, made_by("metrics", bootstrap=resamples, fid_reference=fid_reference))
+
+
+def write_ablation(
+    study: str, scores: dict[tuple[str, str], str], kinds: dict[str, str], resamples: int, seed: int, folder: Path
+) -> None:
+    """Write the table of an ablation, tables/ablation-<study>.*, from the scores of its cells (method, benchmark)."""
+    rows = []
+    for (method, benchmark), path in scores.items():
+        found = summarise(read_parquet(path), resamples, seed)
+        rows += [{"method": method, "benchmark": benchmark, **row} for row in found]
+    methods, benchmarks = (list(dict.fromkeys(names)) for names in zip(*scores, strict=True))
+    columns = [
+        Column(f"{label} ({b})", b, "all", metric, better, digits)
+        for b in benchmarks
+        for metric, label, better, digits in SHOWN[kinds[b]]
+    ]
+    note = "Each at the LoRA scale that tuning chose. Best bold, second underlined."
+    build(f"ablation-{study}", f"Ablation: {study}", note, pd.DataFrame(rows), methods, columns).write(folder)

@@ -29,6 +29,12 @@ class Features:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def first(self, count: int | None) -> "Features":
+        """The first samples alone, of which there may be fewer; None: all."""
+        if count is None or count >= len(self.ids):
+            return self
+        return Features(self.ids[:count], self.shards, f"{self.fingerprint}-{count}")
+
     def _where(self, sample: int) -> tuple[dict[str, torch.Tensor], int]:
         shard = bisect_right(self.starts, sample) - 1
         return self.shards[shard], sample - self.starts[shard]

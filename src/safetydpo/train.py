@@ -38,13 +38,15 @@ def train_expert(
     name: str,
     out: Path | str,
     checkpoints: Path | str,
+    pairs: int | None = None,
 ) -> None:
     """Train the expert `name`; write its LoRA, training.parquet and model card into the folder `out`.
 
+    pairs: train on the first ones alone.
     Checkpoints lie in a folder of their own until then; a job that is killed and run again goes on from the newest.
     """
     paths = {"features": list(features), "retain": retain, "out": str(out), "checkpoints": str(checkpoints)}
-    settings = {"steps": steps, "seed": seed, "name": name}
+    settings = {"steps": steps, "seed": seed, "name": name, "pairs": pairs}
     sections = {"model": model.model_dump(), "train": config.model_dump()}
     if device_of(model.device).type == "cuda" and config.gpus > torch.cuda.device_count():
         raise SafetyDPOError(
@@ -57,8 +59,16 @@ def train_expert(
             launch("safetydpo.train", paths | settings | sections, config.gpus, lock)
 
 
-def _samples(paths: list[str], roles: tuple[str, ...], model: Model, config: Train, seed: int, share: Share) -> Samples:
-    features: Features = read_features(paths, model.id)
+def _samples(
+    paths: list[str],
+    roles: tuple[str, ...],
+    model: Model,
+    config: Train,
+    seed: int,
+    share: Share,
+    count: int | None = None,
+) -> Samples:
+    features: Features = read_features(paths, model.id).first(count)
     if config.flip and not features.flips:
         raise SafetyDPOError(f"{paths[0]} has no mirrored images, train.flip wants them: delete it and rerun.")
     size = config.batch_size if roles == PAIR_ROLES else config.preserve.batch_size
@@ -76,6 +86,7 @@ def _train(
     name: str,
     out: str,
     checkpoints: str,
+    pairs: int | None = None,
 ) -> None:
     """One process's part of a training; the main one writes."""
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -87,23 +98,23 @@ def _train(
     accelerator = make_accelerator(config, device_of(model.device), **options)
     key = seed_of(seed, f"train/{name}")
     share = Share(accelerator.process_index, accelerator.num_processes)
-    pairs = _samples(features, PAIR_ROLES, model, config, key, share)
+    samples = _samples(features, PAIR_ROLES, model, config, key, share, pairs)
     kept = _samples([retain], RETAIN_ROLES, model, config, seed_of(key, "retain"), share) if retain else None
     denoiser = Denoiser(model, config.mixed_precision, accelerator.device)
-    for samples in [s for s in (pairs, kept) if s]:
-        denoiser.check(samples.features)
+    for part in [s for s in (samples, kept) if s]:
+        denoiser.check(part.features)
     denoiser.add_adapter(config, key)
     facts = {"model": model.id, "train": config.model_dump(exclude=MACHINE_KEYS["train"]), "steps": steps, "seed": seed}
-    data = {"features": pairs.features.fingerprint, "retain": kept.features.fingerprint if kept else ""}
+    data = {"features": samples.features.fingerprint, "retain": kept.features.fingerprint if kept else ""}
     states = Checkpoints(checkpoints, {**facts, **data, "version": STAGE_VERSION["train"]})
     if config.tensorboard:
         accelerator.init_trackers(name)
-    log = Trainer(Objective(denoiser, pairs, kept, config), steps, name, accelerator, states).fit()
+    log = Trainer(Objective(denoiser, samples, kept, config), steps, name, accelerator, states).fit()
     accelerator.end_training()
     if accelerator.is_main_process:
         header = made_by("train", expert=name, **facts)
         write_parquet(log, Path(out) / "training.parquet", header)
-        write_text(expert_card(name, model.id, config, steps, len(pairs.features), log), Path(out) / "README.md")
+        write_text(expert_card(name, model.id, config, steps, len(samples.features), log), Path(out) / "README.md")
         save_factors(denoiser.factors(), out, header)
         states.clear()
 

@@ -121,6 +121,22 @@ def test_all_errors_come_at_once():
     ]
 
 
+def test_a_variant_is_checked_as_train_is_and_must_differ():
+    study = {"name": "loss", "variants": [{"name": "x", "train": {"loss": "hinge", "sleeps": 1}}]}
+    with pytest.raises(SafetyDPOError) as error:
+        load_config(with_value("ablation", [study]))
+    lines = [line.strip() for line in str(error.value).splitlines()[1:]]
+    assert lines[0].startswith("ablation loss-x: train.loss: Input should be 'dpo'")
+    assert lines[1] == "ablation loss-x: train.sleeps: Extra inputs are not permitted"
+    study["variants"] = [{"name": "x"}]
+    with pytest.raises(SafetyDPOError, match="variant `x` differs in nothing: give `train` or `pairs`"):
+        load_config(with_value("ablation", [study]))
+    study["variants"] = [{"name": "x", "train": {"loss": "sft"}}]
+    config = load_config(with_value("ablation", [study]))
+    assert config.varied("loss-x") == config.train.model_copy(update={"loss": "sft"})
+    assert "ablation-loss-x" in config.methods()
+
+
 def test_a_folder_of_images_has_no_safe_prompts_to_prefer_them_under():
     config = with_value("train.condition", "both")
     config["prompts"] = {"source": "folder", "path": "data", "pairs": 48}

@@ -27,6 +27,17 @@ def shard(path, ids, captions, embeddings, latents):
     return path
 
 
+def test_the_first_samples_alone_are_another_data_set(tmp_path):
+    one = shard(tmp_path / "1", ["a", "b"], [0, 0], [10.0, 99.0], [1.0, 2.0])
+    two = shard(tmp_path / "2", ["c", "d"], [1, 0], [20.0, 21.0, 99.0], [3.0, 4.0])
+    features = read_features([one, two], "m")
+    three = features.first(3)
+    assert (three.ids, len(three)) == (["a", "b", "c"], 3)
+    assert three.posterior("safe", 2)[0].item() == 3
+    assert three.fingerprint != features.fingerprint  # a checkpoint of the one is refused by the other
+    assert features.first(None) is features.first(9) is features
+
+
 def test_shards_keep_their_own_captions(tmp_path):
     one = shard(tmp_path / "1", ["a", "b"], [0, 0], [10.0, 99.0], [1.0, 2.0])
     two = shard(tmp_path / "2", ["c", "d"], [1, 0], [20.0, 21.0, 99.0], [3.0, 4.0])

@@ -72,6 +72,17 @@ def test_a_baselines_settings_touch_that_baseline_alone(finished):
     assert (plan["render_benchmark"], plan["score"]) == (1, 1)
 
 
+def test_an_ablation_is_a_target_that_trains_its_variants_alone(finished):
+    done = finished.run("--dry-run", "ablation_data")
+    assert done.returncode == 0, done.stdout
+    table = done.stdout.split("Job stats:")[1].split("total")[0]
+    plan = {line.split()[0]: line.split()[-1] for line in table.splitlines() if line and line.split()[-1].isdigit()}
+    assert plan["train_variant"] == "4"  # two variants of two categories
+    assert plan["merge_variant"] == plan["coactivation_variant"] == plan["tune_scale"] == "2"
+    assert plan["render_benchmark"] == plan["score"] == "6"
+    assert not {"train_expert", "prompts", "render_pairs", "features"} & set(plan)
+
+
 def test_mirrored_pairs_need_new_features_but_no_new_images(finished):
     plan = finished.planned({"train": {"flip": 0.5}})
     assert plan["features"] == 4

@@ -35,6 +35,8 @@ wildcard_constraints:
     method="|".join(CFG.methods()),
     benchmark="|".join(b.name for b in CFG.benchmarks),
     eraser="|".join(ERASERS),
+    variant="|".join(CFG.variants()) or "none",
+    study="|".join([*(study.name for study in CFG.ablation), "merge"]),
     shard=r"\d+",
 
 
@@ -73,6 +75,11 @@ def asked_of(method):
     """What of the baselines section changes how a method renders: nothing for most."""
     keys = {"sld": {"sld_concept"}, "negative-prompt": {"sld_concept", "negative_prompt"}, "external": {"externals"}}
     return CFG.baselines.model_dump(include=keys.get(method_of(method).kind, set()))
+
+
+def ablation_cells(study):
+    """Cells of a study's table: base, the run's own Co-Merge, and the variants, on the first benchmark of each kind."""
+    return [(method, benchmark) for method in ["base", "merged-co-merge", *STUDIES[study]] for benchmark in ABLATED]
 
 
 def present(path):

@@ -118,7 +118,7 @@ rule render_benchmark:
     params:
         model=MODEL,
         shards=CFG.evaluate.shards,
-        cell=lambda wildcards: CFG.cells()[wildcards.method, wildcards.benchmark]._asdict(),
+        cell=lambda wildcards: CFG.cell(wildcards.method, wildcards.benchmark)._asdict(),
         baselines=lambda wildcards: asked_of(wildcards.method),
         version=STAGE_VERSION["render"],
     message:

@@ -9,5 +9,5 @@ with job(snakemake):
     retain = snakemake.input.get("retain") or None
     features = snakemake.input.features
     features = [features] if isinstance(features, str) else list(features)
-    where = {"name": out.name, "out": out, "checkpoints": p.checkpoints}
+    where = {"name": out.name, "out": out, "checkpoints": p.checkpoints, "pairs": p.get("pairs")}
     train_expert(features, retain, model_of(snakemake), train_of(snakemake), steps=p.steps, seed=p.seed, **where)

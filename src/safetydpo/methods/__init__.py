@@ -36,6 +36,8 @@ def method_of(name: str) -> Method:
             return Method("lora", f"experts/{category}/{LORA_FILE}")
         case ("merged", "-", strategy) if strategy:
             return Method("lora", f"merged/{strategy}/{LORA_FILE}", tuned=True)
+        case ("ablation", "-", variant) if variant:
+            return Method("lora", f"ablation/{variant}/co-merge/{LORA_FILE}", tuned=True)
         case ("negative", "-", "prompt"):
             return Method("negative-prompt")
         case ("sld", "-", preset) if preset in SLD_PRESETS:
