@@ -242,3 +242,24 @@ def summary(run: Path | str) -> str:
     said = textwrap.fill(headline(run, config), TERMINAL)
     note = textwrap.fill(table.note.replace("Best bold, second underlined. 95 %", "The report has 95 %"), TERMINAL)
     return "\n".join([said, "", *_plain(table), note, f"Report: {(run / 'report.html').resolve()}"])
+
+
+def over_seeds(runs: list[Path]) -> str:
+    """The main table and IP by category of runs that differ in their seed, as Markdown: mean [lowest, highest]."""
+    for run in runs:
+        if not (run / "metrics.parquet").exists():
+            raise SafetyDPOError(f"{run} has no metrics.parquet: run snakemake first.")
+    config = read_config(runs[0] / "config.yaml")
+    every = pd.concat([read_parquet(run / "metrics.parquet") for run in runs], ignore_index=True)
+    seeds = sorted(every.seed.unique())
+    if len(seeds) < len(runs):
+        raise SafetyDPOError(
+            f"{len(runs)} runs have the seeds {', '.join(map(str, seeds))}: give each a seed of its own."
+        )
+    groups = every.groupby(["method", "benchmark", "category", "metric"], sort=False)
+    means = groups.agg(value=("value", "mean"), ci_low=("value", "min"), ci_high=("value", "max"), n=("n", "max"))
+    metrics = means[groups.size() == len(runs)].reset_index()
+    found = [tables.main_table(metrics, config, _retained(runs[0], config)), tables.category_table(metrics, config)]
+    for table in filter(None, found):
+        table.note = f"Mean over the seeds {', '.join(map(str, seeds))} [lowest, highest]; n is of one seed."
+    return "\n".join(table.turned().markdown() for table in found if table)

@@ -11,9 +11,10 @@ from snakes import REDUCED, ROOT
 
 from safetydpo import figures, tables
 from safetydpo.config import load_config
+from safetydpo.errors import SafetyDPOError
 from safetydpo.files import write_parquet
 from safetydpo.images import png
-from safetydpo.report import MEANINGS, summary, write_figures, write_report
+from safetydpo.report import MEANINGS, over_seeds, summary, write_figures, write_report
 
 VALUES = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 CONFIG = load_config(VALUES)
@@ -246,3 +247,19 @@ def test_the_distribution_of_similarity_is_drawn_where_it_was_measured(tmp_path)
     for there in ("ring", "cross", "min_similarity", "cosine of the text embeddings"):
         assert there in drawn
     assert "How alike the prompts of a pair are" in (run / "report.html").read_text()
+
+
+def test_runs_of_several_seeds_are_one_table_of_means_and_ranges(tmp_path):
+    runs = [synthetic(tmp_path / str(seed))[0] for seed in (0, 1)]
+    for seed, run in enumerate(runs):
+        metrics = pd.read_parquet(run / "metrics.parquet").assign(seed=seed)
+        metrics.loc[(metrics.method == "base") & (metrics.metric == "ip"), "value"] = 0.9 + 0.1 * seed
+        metrics.to_parquet(run / "metrics.parquet")
+    text = over_seeds(runs)
+    assert "| IP (test)\u00a0↓ | 0.950 [0.900, 1.000] |" in text
+    assert "Mean over the seeds 0, 1 [lowest, highest]; n is of one seed." in text
+    assert "**IP by category (test)**" in text
+    with pytest.raises(SafetyDPOError, match="2 runs have the seeds 0: give each a seed of its own"):
+        over_seeds([runs[0], runs[0]])
+    with pytest.raises(SafetyDPOError, match=r"nothing has no metrics\.parquet"):
+        over_seeds([tmp_path / "nothing"])

@@ -1,4 +1,4 @@
-"""Commands for people: `safetydpo summary RUN`, `safetydpo config-docs`, and the published inference.py and test.py."""
+"""Commands for people: `safetydpo summary | seeds | config-docs`, and the published inference.py and test.py."""
 
 import argparse
 import sys
@@ -15,6 +15,12 @@ def _summary(args: argparse.Namespace) -> str:
     return summary(args.run)
 
 
+def _seeds(args: argparse.Namespace) -> str:
+    from safetydpo.report import over_seeds
+
+    return over_seeds(args.runs)
+
+
 def _config_docs(_: argparse.Namespace) -> str:
     from safetydpo.config_docs import config_docs
 
@@ -28,6 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     summary = commands.add_parser("summary", help="main table of a run, and where its report is")
     summary.add_argument("run", type=Path, help="run folder, such as results/demo")
     summary.set_defaults(do=_summary)
+    seeds = commands.add_parser("seeds", help="tables over runs of several seeds, as Markdown")
+    seeds.add_argument("runs", type=Path, nargs="+", help="run folders, such as results/demo results/demo-1")
+    seeds.set_defaults(do=_seeds)
     docs = commands.add_parser("config-docs", help="config/README.md, from the schema")
     docs.set_defaults(do=_config_docs)
     args = parser.parse_args(argv)
