@@ -77,7 +77,8 @@ def _files(config: "Config") -> list[str]:
     if config.prompts.source != "demo":
         if len(config.tune.scales) > 1 and not config.tune.path:
             problems.append("tune.path: needed to choose among tune.scales; or give one scale")
-        wanted = config.train.preserve.weight or config.baselines.uce.retain
+        uce = config.baselines.uce.retain and any("uce" in cells.methods for cells in config.evaluate.matrix)
+        wanted = config.train.preserve.weight or uce
         if wanted and not config.train.preserve.path:
             keys = "train.preserve.weight or baselines.uce.retain"
             problems.append(f"train.preserve.path: needed with {keys}, a file of harmless prompts")

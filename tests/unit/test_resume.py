@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file
 from tiny import samples, train_config
 
-from safetydpo.checkpoints import Checkpoints, alone
+from safetydpo.checkpoints import Checkpoints
 from safetydpo.denoiser import Denoiser
 from safetydpo.errors import SafetyDPOError
 from safetydpo.feature_sets import read_features
 from safetydpo.interrupts import Interrupt
 from safetydpo.launch import ERROR, JOB
+from safetydpo.locks import alone
 from safetydpo.lora import FILE
 from safetydpo.reference import References
 from safetydpo.trainer import make_accelerator
@@ -139,7 +140,7 @@ def test_a_second_signal_ends_at_once():
 
 def test_one_training_waits_for_another_in_the_same_folder(tmp_path):
     code = (
-        f"import time; from safetydpo.checkpoints import alone\n"
+        f"import time; from safetydpo.locks import alone\n"
         f"with alone({str(tmp_path / 'c')!r}): print('in', flush=True); time.sleep(0.5)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

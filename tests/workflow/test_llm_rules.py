@@ -82,7 +82,7 @@ def test_a_missing_key_is_one_sentence(written, monkeypatch):
 
 def test_images_that_are_brought_are_read_and_not_rendered(tmp_path):
     changes = {"prompts": {"source": "folder", "path": "data", "pairs": 8}, "tune": {"scales": [1.0]}}
-    changes |= {"train": {"preserve": {"weight": 0}}}
+    changes |= {"train": {"preserve": {"weight": 0}}, "baselines": {"uce": {"retain": False}}}
     plan = Workdir(tmp_path).planned(changes)
     assert plan["read_pairs"] == 4
     assert "render_pairs" not in plan

@@ -54,7 +54,11 @@ def test_all_config_errors_are_listed_and_nothing_starts(tmp_path):
 
 def test_a_missing_prompt_file_is_one_sentence(tmp_path):
     changes = {"prompts": {"source": "pairs", "path": "nowhere.csv"}}
-    changes |= {"tune": {"scales": [1.0]}, "train": {"preserve": {"weight": 0}}}
+    changes |= {
+        "tune": {"scales": [1.0]},
+        "train": {"preserve": {"weight": 0}},
+        "baselines": {"uce": {"retain": False}},
+    }
     done = Workdir(tmp_path).run("results/reduced/prompts/ring.parquet", changes=changes)
     assert done.returncode != 0
     assert "prompts: nowhere.csv does not exist: put the file there or change the path in the config." in done.stdout
