@@ -18,8 +18,8 @@ HEADER = """# Config keys
 Files are merged key by key, later ones win, and **lists are replaced as a whole** (categories, benchmarks, matrix).
 One value from the command line: `--config 'train={beta: 500}'`. A misspelt key or a bad value stops before any job,
 with one line a key. A rule sees its own section only: changing `train.beta` trains again, and what follows from it,
-and renders no pair anew. `model.batch_size`, `model.device`, `train.checkpoint_every`, `train.tensorboard` and
-`resources` change no result and redo nothing.
+and renders no pair anew. `model.batch_size`, `model.device`, `train.checkpoint_every`, `train.tensorboard`, `resources`
+and the key, rates, retries and prices of `prompts.llm` change no result and redo nothing.
 
 This page is written from the schema (`make docs`).
 """
