@@ -95,7 +95,8 @@ def test_seeds_of_the_file_or_of_the_row_number(rendered, tiny):
 
 
 def test_files_without_image_names_and_parquet_are_read(rendered, tmp_path):
-    _, said, images = rendered('prompt,categories\n"a red\ncircle",hate\n ,hate\na star,hate\n')
+    rows = '"a red\ncircle",hate,1\n ,hate,\na star,hate,2\n'
+    _, said, images = rendered(f"prompt,categories,sd_seed\n{rows}")
     assert list(images) == ["0000000.png", "0000002.png"]
     assert "1 rows without a prompt skipped" in said
     pd.DataFrame({"prompt": ["a star"], "image": ["deep/er.png"]}).to_parquet(tmp_path / "p.parquet")

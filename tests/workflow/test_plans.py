@@ -26,6 +26,12 @@ def test_overlays_plan_every_stage_without_model_or_data(tmp_path, name):
     assert "tuning_prompts" not in plan  # one scale: nothing to choose
 
 
+def test_all_tables_of_the_demo_are_planned(tmp_path):
+    plan = Workdir(tmp_path).planned(configs=(ROOT / "config/tables.yaml",))
+    assert (plan["erase"], plan["merge_experts"]) == (3, 7)
+    assert plan["render_benchmark"] == 17 * 4 + 2 + 7 + 7
+
+
 def test_a_missing_model_is_one_sentence_before_anything_else(tmp_path):
     done = Workdir(tmp_path).run("--show-failed-logs", "results/sd15/model.json", configs=(ROOT / "config/sd15.yaml",))
     assert done.returncode != 0

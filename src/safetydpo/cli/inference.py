@@ -53,9 +53,10 @@ def read_prompts(path: str, folder: Path) -> pd.DataFrame:
     names = rows.image if "image" in rows else pd.Series([f"{i:07d}.png" for i in range(len(rows))])
     column = next((name for name in SEEDS if name in rows), None)
     out = pd.DataFrame({"prompt": rows.prompt, "row": range(len(rows))})
-    seeds = [_seed(value, path) for value in rows[column]] if column else [None] * len(rows)
-    out["seed"] = pd.Series(seeds, dtype=object)
     blank = out.prompt.str.strip() == ""
+    given = rows[column] if column else [""] * len(rows)
+    seeds = [_seed(value, path) if column and not skip else None for value, skip in zip(given, blank, strict=True)]
+    out["seed"] = pd.Series(seeds, dtype=object)
     if blank.any():
         print(f"{path}: {int(blank.sum())} rows without a prompt skipped")
     out["file"] = pd.Series([_inside(folder, str(name), path) for name in names], dtype=object)
