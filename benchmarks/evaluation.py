@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py [--quick] [--device cuda]
 
 The published test reads the folder once per metric, decodes each image again and hands it to the judge alone. Both give
-the same labels and scores, which are compared.
+the same labels and scores, which are compared. Then memory: the stage itself on a file of images, and on eight of them.
 """
 
 import argparse
@@ -14,17 +14,18 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from timing import interleaved, print_ratios, print_table
+from timing import interleaved, peak_memory, print_ratios, print_table
 
 from safetydpo.benchmarks import write_benchmark
-from safetydpo.config import Benchmark, load_config
+from safetydpo.config import Benchmark, Judges, load_config
 from safetydpo.demo.grammar import scenes_in
 from safetydpo.demo.scenes import draw
 from safetydpo.devices import device_of
-from safetydpo.files import read_parquet
+from safetydpo.evaluate import write_scores
+from safetydpo.files import read_parquet, write_parquet
 from safetydpo.images import png, unpng
 from safetydpo.judges import Eyes
-from safetydpo.scoring import look_at
+from safetydpo.scoring import BATCH, look_at
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,6 +43,23 @@ def image_by_image(eyes: Eyes, images: pd.DataFrame) -> tuple[list[bool], list[f
     return [a or b for a, b in zip(q16, seen, strict=True)], scores
 
 
+def passes(eyes: Eyes, images: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Our one pass."""
+    batches = (images[i : i + BATCH] for i in range(0, len(images), BATCH))
+    return pd.DataFrame([row for rows in look_at(eyes, batches, prompts) for row in rows])
+
+
+def memory(images: pd.DataFrame, prompts: Path, judges: Judges, device: str, folder: Path) -> list[int]:
+    """Peak memory of the stage on a file of images, and on eight such files."""
+    shard, peaks = folder / "images.parquet", []
+    write_parquet(images, shard, images=("image",))
+    for count in (1, 8):
+        with peak_memory(device_of(device)) as peak:
+            write_scores([str(shard)] * count, prompts, [], None, judges, device, folder / "scores.parquet")
+        peaks.append(peak.bytes)
+    return peaks
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -54,27 +72,29 @@ def main() -> None:
     config = load_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     keys = ("q16_clip", "q16_prompts", "detector_path", "clip_score")
     judges = config.judges.model_copy(update={key: str(ROOT / getattr(config.judges, key)) for key in keys})
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "prompts.parquet"
-        write_benchmark(Benchmark(name="safe", kind="safe", source="demo"), count, [], 0, path)
-        prompts = read_parquet(path)
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "prompts.parquet"
+    write_benchmark(Benchmark(name="safe", kind="safe", source="demo"), count, [], 0, path)
+    prompts = read_parquet(path)
     scenes, rng = scenes_in("test"), np.random.default_rng(0)
     images = prompts[["prompt_id", "prompt", "seed"]].copy()
     images["image"] = [png(draw(scenes[i % len(scenes)], rng)) for i in range(count)]
     eyes = Eyes(judges, device_of(args.device))
-    ours, (flags, scores) = look_at(eyes, images, prompts, None), image_by_image(eyes, images)
+    ours, (flags, scores) = passes(eyes, images, prompts), image_by_image(eyes, images)
     assert ours.flagged.to_list() == flags
     assert np.allclose(ours.clip_score, scores, atol=1e-2)
     variants = {
         "image by image, judge by judge": lambda: image_by_image(eyes, images),
-        "one pass in batches": lambda: look_at(eyes, images, prompts, None),
+        "one pass in batches": lambda: passes(eyes, images, prompts),
     }
     times = interleaved(variants, repeats, 1, eyes.clip.model.device)
     single, batched = times.values()
     print(f"{count} images; medians of {repeats}; the same labels and scores")
     rows = [[name, f"{t:.2f}", f"{count / t:.1f}", f"{single / t:.2f}"] for name, t in times.items()]
     print_table(["", "seconds", "images/s", "ratio"], rows)
-    print_ratios({"scoring": single / batched})
+    few, many = memory(images, path, judges, args.device, Path(folder.name))
+    print(f"peak memory: {few / 2**20:.0f} MiB with {count} images, {many / 2**20:.0f} MiB with {8 * count}")
+    print_ratios({"scoring": single / batched, "memory_of_8_times_the_images": many / few})
 
 
 if __name__ == "__main__":

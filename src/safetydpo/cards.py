@@ -24,7 +24,7 @@ def expert_card(name: str, model: str, config: Train, steps: int, pairs: int, lo
     last = log.tail(max(1, len(log) // 10)).mean()
     kept = f", preservation weight {config.preserve.weight:g}" if config.preserve.weight else ""
     prompt = {"both": "the unsafe or the safe prompt"}.get(config.condition, f"the {config.condition} prompt")
-    settings = yaml.safe_dump(config.model_dump(exclude={"steps", "all_single_steps"}), sort_keys=False)
+    settings = yaml.safe_dump(config.model_dump(exclude={"steps", "all_single"}), sort_keys=False)
     return f"""{_front_matter(model)}
 # Safety expert `{name}`
 

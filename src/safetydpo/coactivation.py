@@ -29,23 +29,35 @@ def wins_of(activations: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def counting(unet: nn.Module, experts: list[Factors], modules: list[str]) -> Iterator[Wins]:
-    """Count wins in every adapted layer while the block runs the frozen UNet: module -> (experts, out)."""
-    wins: Wins = {}
+def activations(
+    unet: nn.Module, experts: list[Factors], modules: list[str], take: Callable[[str, torch.Tensor], None]
+) -> Iterator[None]:
+    """While the block runs the frozen UNet: take(module, activations (experts, n, out)) for every adapted layer."""
 
     def hook_of(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(_: nn.Module, args: Any) -> None:
             x = args[0].reshape(args[0].shape[0], -1, args[0].shape[-1]).float()
             pairs = [expert[name] for expert in experts]
-            found = wins_of(torch.stack([activation(a.to(x), b.to(x), x) for a, b in pairs]))
-            wins[name] = wins.get(name, 0) + found.cpu()
+            take(name, torch.stack([activation(a.to(x), b.to(x), x) for a, b in pairs]))
 
         return hook
 
     handles = [unet.get_submodule(name).register_forward_pre_hook(hook_of(name)) for name in modules]
     try:
         with torch.no_grad():
-            yield wins
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def counting(unet: nn.Module, experts: list[Factors], modules: list[str]) -> Iterator[Wins]:
+    """Count wins in every adapted layer while the block runs the frozen UNet: module -> (experts, out)."""
+    wins: Wins = {}
+
+    def take(name: str, found: torch.Tensor) -> None:
+        wins[name] = wins.get(name, 0) + wins_of(found).cpu()
+
+    with activations(unet, experts, modules, take):
+        yield wins

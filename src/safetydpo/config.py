@@ -27,7 +27,7 @@ STAGE_VERSION = {
     "baseline": 1,
     "score": 3,
     "metrics": 2,
-    "report": 2,
+    "report": 3,
 }
 RATES = ("requests_per_minute", "tokens_per_minute")
 # Keys that change no result, by section: a change of them redoes nothing.
@@ -136,8 +136,10 @@ class Train(Section):
     )
     checkpoint_every: Count = Field(100, description="Steps between checkpoints, from which a killed job goes on")
     tensorboard: bool = Field(False, description="Write results/<run>/tensorboard/; needs the extra `tensorboard`")
-    all_single_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="Steps of the All-single baseline; 0: steps x categories, the experts' total budget"
+    all_single: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keys of `train` that differ for the All-single baseline; its steps, where not given: steps x "
+        "categories, the experts' total budget",
     )
     preserve: Preserve = Field(default_factory=Preserve)  # type: ignore[arg-type]
 
@@ -238,6 +240,9 @@ class Judges(Section):
         description="Features of FID and KID: the CLIP of CLIPScore, Inception (published values are in these; extra "
         "`fid`), or the demo detector's",
     )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of CLIP; in bfloat16, Q16 looks again in float32 where it is in doubt"
+    )
 
     @model_validator(mode="after")
     def _path_for_detector(self) -> "Judges":
@@ -327,9 +332,13 @@ class Config(Section):
         """Variants of all studies by `<study>-<variant>`."""
         return {f"{study.name}-{v.name}": v for study in self.ablation for v in study.variants}
 
-    def varied(self, variant: str) -> Train:
-        """The train section of a variant."""
-        return Train.model_validate(self.train.model_dump() | self.variants()[variant].train)
+    def train_of(self, differs: dict[str, Any]) -> Train:
+        """The train section of the experts, with the keys that differ for a variant."""
+        return Train.model_validate(self.train.model_dump(exclude={"all_single"}) | differs)
+
+    def train_of_all_single(self) -> Train:
+        """The train section of All-single: as many steps as all experts together."""
+        return self.train_of({"steps": self.train.steps * len(self.categories)} | self.train.all_single)
 
     def cell(self, method: str, benchmark: str) -> Cell:
         """The cell of the matrix, or the whole benchmark where the matrix has none (ablations)."""

@@ -10,13 +10,14 @@ if TYPE_CHECKING:
 
 def _variants(config: "Config") -> list[str]:
     problems = []
-    for name in config.variants():
+    variants = {f"ablation {name}: train": variant.train for name, variant in config.variants().items()}
+    for where, differs in {"train.all_single": config.train.all_single, **variants}.items():
         try:
-            config.varied(name)
+            config.train_of(differs)
         except ValidationError as error:
             for item in error.errors():
                 key = ".".join(map(str, item["loc"]))
-                problems.append(f"ablation {name}: train.{key}: {item['msg']}")
+                problems.append(f"{where}.{key}: {item['msg']}")
     return problems
 
 

@@ -1,5 +1,6 @@
 """Stage 6: judges look at a method's images on a benchmark; metrics over them go into one long table."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,38 +10,61 @@ import pyarrow as pa
 
 from safetydpo.config import Judges
 from safetydpo.devices import device_of
-from safetydpo.errors import SafetyDPOError
-from safetydpo.files import made_by, read_parquet, write_parquet
+from safetydpo.files import columns_of, made_by, read_batches, read_parquet, write_batches, write_parquet
 from safetydpo.judges import Eyes
 from safetydpo.progress import progress
-from safetydpo.scoring import METRICS, look_at
+from safetydpo.scoring import BATCH, METRICS, Base, look_at
 from safetydpo.statistics import bootstrap_distance, bootstrap_mean, cmmd, fid, kid
 from safetydpo.tables import SHOWN, Column, build
 
 # Columns of a scores file that hold a vector an image.
 VECTORS = ("embedding", "features")
+TYPES = {"flagged": pa.bool_(), "seed": pa.int64()}
 # distance between two methods' images -> (function, column it is measured in)
 DISTANCES = {"fid": (fid, "features"), "kid": (kid, "features"), "cmmd": (cmmd, "embedding")}
 
 
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows of scores in columns whose types do not depend on what a batch happens to hold."""
+
+    def kind(name: str) -> pa.DataType:
+        if name in VECTORS:
+            return pa.list_(pa.float32(), len(rows[0][name]))
+        words = name.startswith("seen_") or name in ("prompt_id", "category", "kind")
+        return pa.string() if words else TYPES.get(name, pa.float64())
+
+    return pa.Table.from_pylist(rows, pa.schema([(name, kind(name)) for name in rows[0]]))
+
+
 def write_scores(
-    images: list[str], prompts: Path | str, base: list[str], judges: Judges, device: str, out: Path | str
+    images: list[str],
+    prompts: Path | str,
+    base: list[str],
+    base_scores: str | None,
+    judges: Judges,
+    device: str,
+    out: Path | str,
 ) -> None:
-    """Score the image shards of one method on one benchmark; `base` are the base model's shards, for layout."""
-    eyes = Eyes(judges, device_of(device))
-    frames = [
-        pd.concat([read_parquet(p) for p in paths], ignore_index=True) if paths else None for paths in (images, base)
-    ]
-    if frames[0] is None:
-        raise SafetyDPOError(f"{out}: no images to score.")
-    scores = look_at(eyes, frames[0], read_parquet(prompts), frames[1])
-    vectors = {name: np.stack(list(scores.pop(name))).astype(np.float32) for name in VECTORS}
-    table = pa.Table.from_pandas(scores, preserve_index=False)
-    for name, values in vectors.items():
-        column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-        table = table.append_column(name, column)
-    write_parquet(table, out, made_by("score", judges=judges.model_dump()))
-    print(f"{len(scores)} images, {scores.flagged.mean():.3f} flagged, CLIPScore {scores.clip_score.mean():.2f}")
+    """Score the image shards of one method on one benchmark; `base` are the base model's shards and scores, for layout
+    and paired comparison. Memory does not grow with the number of images.
+    """
+    eyes, facts = Eyes(judges, device_of(device)), read_parquet(prompts)
+    beside = Base(read_scores(base_scores), read_batches(base, BATCH)) if base_scores else None
+    with progress(None, "score", unit="image") as bar:
+
+        def tables() -> Iterator[pa.Table]:
+            for rows in look_at(eyes, read_batches(images, BATCH), facts, beside):
+                yield _table(rows)
+                bar.update(len(rows))
+
+        count = write_batches(tables(), out, made_by("score", judges=judges.model_dump()))
+    scores = read_parquet(out, ["flagged", "clip_score"])
+    print(f"{count} images, {scores.flagged.mean():.3f} flagged, CLIPScore {scores.clip_score.mean():.2f}")
+
+
+def read_scores(path: Path | str) -> pd.DataFrame:
+    """A scores file without its vectors."""
+    return read_parquet(path, [name for name in columns_of(path) if name not in VECTORS])
 
 
 def summarise(scores: pd.DataFrame, resamples: int, seed: int) -> list[dict[str, Any]]:
@@ -80,13 +104,12 @@ def write_metrics(
     scores: cell of the matrix -> file; kinds: benchmark -> unsafe | safe | benign. FID and KID are measured on safe
     benchmarks, from the images of the method `fid_reference`.
     """
-    tables = {cell: read_parquet(path) for cell, path in scores.items()}
     rows = []
-    for (method, benchmark), table in progress(tables.items(), "metrics"):
-        found = summarise(table, resamples, seed)
-        reference = tables.get((fid_reference or "", benchmark))
+    for (method, benchmark), path in progress(scores.items(), "metrics"):
+        found = summarise(read_scores(path), resamples, seed)
+        reference = scores.get((fid_reference or "", benchmark))
         if kinds[benchmark] == "safe" and reference is not None and method != fid_reference:
-            found += distances(table, reference, seed)
+            found += distances(read_parquet(path, list(VECTORS)), read_parquet(reference, list(VECTORS)), seed)
         rows += [{"method": method, "benchmark": benchmark, **row, "seed": seed} for row in found]
     write_parquet(pd.DataFrame(rows), out, made_by("metrics", bootstrap=resamples, fid_reference=fid_reference))
 
@@ -97,7 +120,7 @@ def write_ablation(
     """Write the table of an ablation, tables/ablation-<study>.*, from the scores of its cells (method, benchmark)."""
     rows = []
     for (method, benchmark), path in scores.items():
-        found = summarise(read_parquet(path), resamples, seed)
+        found = summarise(read_scores(path), resamples, seed)
         rows += [{"method": method, "benchmark": benchmark, **row} for row in found]
     methods, benchmarks = (list(dict.fromkeys(names)) for names in zip(*scores, strict=True))
     columns = [

@@ -3,8 +3,8 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,6 +20,7 @@ from safetydpo.errors import SafetyDPOError
 if TYPE_CHECKING:
     import torch
 
+IMAGES_AT_ONCE = 256
 LIBRARIES = ("safetydpo", "torch", "diffusers", "peft", "transformers")
 
 
@@ -92,21 +93,58 @@ def write_parquet(
             table = table.set_column(i, pa.field(name, kind), table.column(name).cast(kind))
         metadata[b"huggingface"] = _hf_features(table.schema, images).encode()
     with whole_file(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        rows_at_once = IMAGES_AT_ONCE if images else None  # so that readers can take few images at a time
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, rows_at_once, compression="zstd")
 
 
-def read_parquet(path: Path | str, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read a table; SafetyDPOError when it is missing, damaged or lacks a column."""
+def write_batches(tables: Iterable[pa.Table], path: Path | str, header: dict[str, str]) -> int:
+    """Write tables of one schema as they come, none of them kept; returns the number of rows."""
+    count, writer = 0, None
+    with whole_file(path) as temporary, ExitStack() as closing:
+        for table in tables:
+            if writer is None:
+                metadata = {k.encode(): v.encode() for k, v in header.items()}
+                schema = table.schema.with_metadata(metadata)
+                writer = closing.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
+            writer.write_table(table.cast(writer.schema))
+            count += len(table)
+        if writer is None:
+            raise SafetyDPOError(f"{path}: nothing to write.")
+        closing.close()  # the file must be whole before it gets its name
+    return count
+
+
+def read_batches(paths: Sequence[Path | str], size: int) -> Iterator[pd.DataFrame]:
+    """The rows of several tables, `size` at a time; SafetyDPOError as read_parquet."""
+    for path in paths:
+        with _readable(path), pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(size):
+                yield batch.to_pandas()
+
+
+@contextmanager
+def _readable(path: Path | str) -> Iterator[None]:
     try:
-        missing = set(columns or ()) - set(pq.read_schema(path).names)
-        if missing:
-            raise SafetyDPOError(f"{path} has no column {min(missing)}.")
-        return pq.read_table(path, columns=columns).to_pandas()
+        yield
     except FileNotFoundError:
         raise SafetyDPOError(f"{path} is missing: rerun snakemake, it will make it.") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0]
         raise SafetyDPOError(f"{path} is not a whole Parquet file ({reason}): delete it and rerun snakemake.") from None
+
+
+def columns_of(path: Path | str) -> list[str]:
+    """Names of a table's columns; SafetyDPOError as read_parquet."""
+    with _readable(path):
+        return list(pq.read_schema(path).names)
+
+
+def read_parquet(path: Path | str, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a table; SafetyDPOError when it is missing, damaged or lacks a column."""
+    if missing := set(columns or ()) - set(columns_of(path)):
+        raise SafetyDPOError(f"{path} has no column {min(missing)}.")
+    with _readable(path):
+        return pq.read_table(path, columns=columns).to_pandas()
 
 
 def read_rows(path: Path | str) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Stage 5: join the experts into one LoRA."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from safetydpo.cards import merged_card
 from safetydpo.coactivation import Wins, counting
 from safetydpo.config import Merge, Model
-from safetydpo.denoiser import Denoiser
+from safetydpo.denoiser import Denoiser, Noised
 from safetydpo.errors import SafetyDPOError
 from safetydpo.feature_sets import read_features
 from safetydpo.files import made_by, read_parquet, write_parquet, write_text
@@ -19,20 +20,28 @@ from safetydpo.progress import progress
 from safetydpo.records import seed_of
 
 
+def calibration_inputs(
+    denoiser: Denoiser, features: dict[str, list[str]], model: Model, config: Merge, seed: int, role: str = "unsafe"
+) -> Iterator[Noised]:
+    """Batches of calibration prompts of every category at each timestep, with the image of `role` noised."""
+    for category, paths in features.items():
+        data = read_features(paths, model.id)
+        chosen = np.random.default_rng(seed_of(seed, category)).permutation(len(data))[: config.calibration_prompts]
+        for timestep in config.calibration_timesteps:
+            for start in range(0, len(chosen), model.batch_size):
+                index = [int(i) for i in chosen[start : start + model.batch_size]]
+                keys = [seed_of(seed, f"{data.ids[i]}/{timestep}") for i in index]
+                yield denoiser.noised(data, (role,), index, keys, timestep=timestep)
+
+
 def calibrate(
     experts: dict[str, Factors], features: dict[str, list[str]], model: Model, config: Merge, seed: int
 ) -> Wins:
-    """Wins per layer over the calibration inputs: prompts of every category at some timesteps, unsafe image noised."""
+    """Wins per layer over the calibration inputs."""
     denoiser = Denoiser(model)
     with counting(denoiser.unet, list(experts.values()), same_modules(experts)) as wins:
-        for category, paths in progress(features.items(), "calibrate"):
-            data = read_features(paths, model.id)
-            chosen = np.random.default_rng(seed_of(seed, category)).permutation(len(data))[: config.calibration_prompts]
-            for timestep in config.calibration_timesteps:
-                for start in range(0, len(chosen), model.batch_size):
-                    index = [int(i) for i in chosen[start : start + model.batch_size]]
-                    keys = [seed_of(seed, f"{data.ids[i]}/{timestep}") for i in index]
-                    denoiser.predict(denoiser.noised(data, ("unsafe",), index, keys, timestep=timestep))
+        for batch in progress(calibration_inputs(denoiser, features, model, config, seed), "calibrate"):
+            denoiser.predict(batch)
     return wins
 
 
@@ -61,7 +70,7 @@ def read_coactivation(path: Path | str, names: list[str]) -> Wins:
     wins = {}
     for module, part in table.groupby("module", sort=False):
         counts = part.pivot_table(index="expert", columns="unit", values="wins", sort=True).loc[names]
-        wins[str(module)] = torch.from_numpy(counts.to_numpy())
+        wins[str(module)] = torch.from_numpy(counts.to_numpy(copy=True))
     return wins
 
 

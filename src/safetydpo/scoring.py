@@ -1,7 +1,8 @@
 """Per-image scores, and the metrics that are means over them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,8 @@ from safetydpo.demo.scenes import BENIGN
 from safetydpo.errors import SafetyDPOError
 from safetydpo.images import unpng
 from safetydpo.judges import Eyes
-from safetydpo.progress import progress
 
-BATCH = 64
+BATCH = 64  # images that the judges look at together
 ATTRIBUTES = ("colour", "shape", "field")
 
 
@@ -38,35 +38,69 @@ def same_layout(images: list[np.ndarray], base: list[np.ndarray], sides: list[st
     return scores
 
 
-def look_at(eyes: Eyes, images: pd.DataFrame, prompts: pd.DataFrame, base: pd.DataFrame | None) -> pd.DataFrame:
-    """Scores per image: judges' columns, `attributes`, `mark_right` where the prompt set knows them.
+class Base:
+    """The base model on the same benchmark: its scores, and its images in the order of the prompts."""
 
-    With `base` (the base model's images of the same prompts and seeds): `ssim_base`, and `clip_score_change` from it.
+    def __init__(self, scores: pd.DataFrame, images: Iterable[pd.DataFrame]) -> None:
+        self.scores = scores.set_index("prompt_id")
+        self._cells: Iterator[tuple[str, Any]] = (
+            cell for part in images for cell in zip(part.prompt_id, part.image, strict=True)
+        )
+
+    def of(self, prompt_ids: Iterable[str]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+        """Scores and images of prompts; each call goes on behind the last one, so that no image is kept."""
+        pixels = []
+        for wanted in prompt_ids:
+            cell = next((image for prompt_id, image in self._cells if prompt_id == wanted), None)
+            if cell is None or wanted not in self.scores.index:
+                raise SafetyDPOError(
+                    f"The base model has no image of prompt {wanted}: give `base` as many prompts in evaluate.matrix."
+                )
+            pixels.append(unpng(cell))
+        scores: Any = self.scores.loc[list(prompt_ids)].to_dict("records")
+        return scores, pixels
+
+
+def decoded(batches: Iterable[pd.DataFrame]) -> Iterator[tuple[pd.DataFrame, list[np.ndarray]]]:
+    """Batches with their pixels; threads decode the next one while the judges look at this one."""
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as workers:
+        ready = None
+        for part in batches:
+            following = part, [workers.submit(unpng, image) for image in part.image]
+            if ready:
+                yield ready[0], [image.result() for image in ready[1]]
+            ready = following
+        if ready:
+            yield ready[0], [image.result() for image in ready[1]]
+
+
+def look_at(
+    eyes: Eyes, batches: Iterable[pd.DataFrame], prompts: pd.DataFrame, base: Base | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Scores per image, a list a batch: judges' columns, `attributes`, `mark_right` where the prompt set knows them.
+
+    An image is decoded once for all judges, and at most two batches are in memory. With `base`: `ssim_base`, the
+    layout beside base's image of the same prompt and seed, and `clip_score_change` from it.
     """
     facts = prompts.set_index("prompt_id")
-    missing = set(images.prompt_id) - set(facts.index)
-    if missing:
-        raise SafetyDPOError(f"Images of {min(missing)} are not in the prompt set: delete the images and rerun.")
-    base_images = base.set_index("prompt_id").image if base is not None else None
-    out = []
-    for start in progress(range(0, len(images), BATCH), "score"):
-        part = images.iloc[start : start + BATCH]
-        pixels = [unpng(image) for image in part.image]
+    for part, pixels in decoded(batches):
         rows = eyes.look(pixels, list(part.prompt))
-        if base_images is not None:
-            others = [unpng(image) for image in base_images.loc[part.prompt_id]]
-            before = eyes.look(others, list(part.prompt))
+        if base is not None:
+            before, others = base.of(part.prompt_id)
             layout = same_layout(pixels, others, [row.get("seen_side") for row in before])
             for row, old, value in zip(rows, before, layout, strict=True):
                 row |= {"ssim_base": value, "clip_score_change": row["clip_score"] - old["clip_score"]}
         for row, item in zip(rows, part.itertuples(), strict=True):
+            if item.prompt_id not in facts.index:
+                raise SafetyDPOError(
+                    f"Images of {item.prompt_id} are not in the prompt set: delete the images and rerun."
+                )
             fact: Any = facts.loc[str(item.prompt_id)]
             expected = json.loads(fact.expected)
             row |= {"prompt_id": item.prompt_id, "category": fact.category, "kind": fact.kind, "seed": item.seed}
             row["attributes"] = _share_right(row, expected, ATTRIBUTES)
             row["mark_right"] = _share_right(row, expected, ("mark",))
-        out += rows
-    return pd.DataFrame(out)
+        yield rows
 
 
 def _seen(test: Callable[[str, str], bool]) -> Callable[[pd.DataFrame], pd.Series | None]:

@@ -22,7 +22,7 @@ SHOWN = {
         ("clip_score_change", "CLIPScore change", "high", 2),
         ("any_mark", "marks", "low", 3),
         ("fid", "FID", "low", 3),
-        ("kid", "KID", "low", 4),
+        ("kid", "KID", "low", 3),
         ("cmmd", "CMMD", "low", 3),
     ],
     "benign": [("mark_right", "mark right", "high", 3)],

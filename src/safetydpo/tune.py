@@ -1,6 +1,7 @@
 """The LoRA scale of a method: tried on tuning prompts, which are neither trained on nor reported."""
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from safetydpo.images import png
 from safetydpo.judges import Eyes
 from safetydpo.models import load_pipeline
 from safetydpo.sampling import render
-from safetydpo.scoring import METRICS, look_at
+from safetydpo.scoring import BATCH, METRICS, look_at
 
 
 def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
@@ -46,6 +47,14 @@ def _curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
     return row | {"kept": sum(rates) / len(rates) if rates else row["benign_clip_score"] / 100}
 
 
+def judged(rows: pd.DataFrame, lora: Path | str, scale: float, model: Model, eyes: Eyes) -> pd.DataFrame:
+    """Scores of prompts rendered with a LoRA at a scale."""
+    images = render(load_pipeline(model, lora, scale), list(rows.prompt), list(rows.seed), model)
+    cells = rows.join(pd.Series([png(pixels) for pixels in images], name="image"))
+    batches = (cells[i : i + BATCH] for i in range(0, len(cells), BATCH))
+    return pd.DataFrame(list(chain.from_iterable(look_at(eyes, batches, rows))))
+
+
 def tune(
     prompts: Path | str,
     lora: Path | str,
@@ -64,9 +73,7 @@ def tune(
         rows, table = read_parquet(prompts), []
         eyes = Eyes(judges, device_of(model.device))
         for scale in scales:
-            images = render(load_pipeline(model, lora, scale), list(rows.prompt), list(rows.seed), model)
-            cells = rows.join(pd.Series([png(pixels) for pixels in images], name="image"))
-            table.append(_curve_row(look_at(eyes, cells, rows, None), scale))
+            table.append(_curve_row(judged(rows, lora, scale, model, eyes), scale))
             print(table[-1])
         curve = pd.DataFrame(table)
         chosen = choose_scale(curve, config.max_ip)

@@ -133,7 +133,7 @@ def test_a_variant_is_checked_as_train_is_and_must_differ():
         load_config(with_value("ablation", [study]))
     study["variants"] = [{"name": "x", "train": {"loss": "sft"}}]
     config = load_config(with_value("ablation", [study]))
-    assert config.varied("loss-x") == config.train.model_copy(update={"loss": "sft"})
+    assert config.train_of(config.variants()["loss-x"].train) == config.train.model_copy(update={"loss": "sft"})
     assert "ablation-loss-x" in config.methods()
 
 

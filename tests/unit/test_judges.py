@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from snakes import ROOT
 
 from safetydpo.config import Judges
@@ -14,7 +15,7 @@ from safetydpo.demo.scenes import Scene, draw
 from safetydpo.detectors import NudeNet
 from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
-from safetydpo.judges import Eyes, read_q16_prompts
+from safetydpo.judges import Q16, Eyes, read_q16_prompts
 from safetydpo.scoring import same_layout
 
 DEMO = ROOT / "resources/demo"
@@ -50,6 +51,43 @@ def test_marks_are_flagged_and_harmless_scenes_are_not(eyes):
     assert [row["flagged"] for row in rows] == [True] * len(marked) + [False] * len(harmless)
     assert [row["seen_mark"] for row in rows[:4]] == ["stripes", "checker", "cross", "grid"]
     assert rows[0]["seen_colour"] == "red"
+
+
+class TwoFaced:
+    """A CLIP whose quick embeddings are wrong by more than Q16 can bear, and whose exact ones are right."""
+
+    half, model = True, None
+
+    def __init__(self, quick, exact):
+        self.quick, self.right, self.asked = quick, exact, []
+
+    def images(self, images, exact=False):
+        self.asked.append((list(images), exact))
+        return (self.right if exact else self.quick)[images]
+
+
+def test_in_bfloat16_doubtful_images_are_looked_at_again_in_float32():
+    def seen(logits):
+        return torch.tensor([[0.0, logit / 100] for logit in logits])
+
+    q16 = object.__new__(Q16)
+    q16.prompts = torch.eye(2)
+    q16.clip = TwoFaced(seen([-5.0, 0.3, -0.2, 6.0]), seen([-5.0, -0.3, 0.2, 6.0]))
+    assert (q16([0, 1, 2, 3]) > 0.5).tolist() == [False, False, True, True]
+    assert q16.clip.asked == [([0, 1, 2, 3], False), ([1, 2], True)]
+
+
+def test_bfloat16_changes_no_label_and_little_of_clip_score(eyes):
+    rng = np.random.default_rng(3)
+    images = [draw(scene, rng) for scene in ALL_SCENES[::40]]
+    half = Eyes(
+        Judges(**CLIP, detector="demo", detector_path=str(DEMO / "detector"), dtype="bfloat16"), eyes.q16.prompts.device
+    )
+    prompts = ["a red circle"] * len(images)
+    exact, quick = eyes.look(images, prompts), half.look(images, prompts)
+    assert [row["flagged"] for row in exact] == [row["flagged"] for row in quick]
+    differences = [abs(a["clip_score"] - b["clip_score"]) for a, b in zip(exact, quick, strict=True)]
+    assert 0 < max(differences) < 1
 
 
 def test_clip_score_prefers_the_right_caption(eyes):

@@ -10,7 +10,7 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluate import distances, summarise, write_metrics
 from safetydpo.files import read_parquet, write_parquet
 from safetydpo.images import png
-from safetydpo.scoring import METRICS, look_at
+from safetydpo.scoring import METRICS, Base, look_at
 
 SCORES = pd.DataFrame(
     {
@@ -81,34 +81,65 @@ class FakeEyes:
         ]
 
 
-def looked_at(expected, base_ids=("a", "b")):
-    def images(values, ids):
-        cells = [png(np.full((16, 16, 3), v, np.uint8)) for v in values]
-        return pd.DataFrame({"prompt_id": list(ids), "prompt": "p", "seed": 0, "image": cells})
+def shown(values, ids):
+    cells = [png(np.full((16, 16, 3), v, np.uint8)) for v in values]
+    return pd.DataFrame({"prompt_id": list(ids), "prompt": "p", "seed": 0, "image": cells})
 
-    facts = {"prompt_id": ["b", "a"], "category": "c", "kind": "safe", "expected": [json.dumps(e) for e in expected]}
-    base = images([7, 90], base_ids)
-    return look_at(FakeEyes(), images([50, 60], "ab"), pd.DataFrame(facts), base)
+
+def facts(ids, expected):
+    return pd.DataFrame(
+        {"prompt_id": list(ids), "category": "c", "kind": "safe", "expected": [json.dumps(e) for e in expected]}
+    )
+
+
+def beside(ids):
+    """Base's images of prompts, the first with CLIPScore 7, the second 90."""
+    scores = pd.DataFrame({"prompt_id": list(ids), "clip_score": [7.0, 90.0]})
+    return Base(scores, [shown([7], ids[0]), shown([90], ids[1])])
+
+
+def rows_of(batches):
+    return pd.DataFrame([row for batch in batches for row in batch])
 
 
 def test_scores_are_joined_by_prompt_not_by_row():
-    # facts come as b, a and the base model's images as b (7), a (90)
-    scores = looked_at([{"colour": "blue", "shape": "star"}, {"colour": "red", "mark": "leaf"}], ("b", "a"))
+    prompts = facts("ba", [{"colour": "blue", "shape": "star"}, {"colour": "red", "mark": "leaf"}])
+    scores = rows_of(look_at(FakeEyes(), [shown([50], "a"), shown([60], "b")], prompts, beside("ab")))
     assert scores.prompt_id.tolist() == ["a", "b"]
-    assert scores.clip_score_change.tolist() == [50 - 90, 60 - 7]
+    assert scores.clip_score_change.tolist() == [50 - 7, 60 - 90]
     assert scores.attributes.tolist() == [1.0, 0.5]  # a: red is right; b: star is, blue is not
     assert scores.mark_right[0] == 0  # a asks for a leaf
     assert np.isnan(scores.mark_right[1])  # b says nothing of marks
 
 
+def test_a_method_on_fewer_prompts_meets_bases_images_of_them():
+    scores = rows_of(look_at(FakeEyes(), [shown([60], "b")], facts("ab", [{}, {}]), beside("ab")))
+    assert scores.clip_score_change.tolist() == [60 - 90]
+    assert scores.ssim_base[0] > 0.6  # flat images of brightness 60 and 90
+
+
+def test_a_prompt_that_base_has_no_image_of_is_named():
+    with pytest.raises(SafetyDPOError, match="The base model has no image of prompt c"):
+        rows_of(look_at(FakeEyes(), [shown([1], "c")], facts("abc", [{}] * 3), beside("ab")))
+
+
 def test_images_of_another_prompt_set_are_refused():
     with pytest.raises(SafetyDPOError, match="Images of b are not in the prompt set"):
-        look_at(
-            FakeEyes(),
-            pd.DataFrame({"prompt_id": ["a", "b"]}),
-            pd.DataFrame({"prompt_id": ["a"], "expected": "{}"}),
-            None,
-        )
+        rows_of(look_at(FakeEyes(), [shown([1, 2], "ab")], facts("a", [{}])))
+
+
+def test_images_are_read_as_they_are_needed():
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(len(asked))
+            yield shown([1], "a")
+
+    batches = look_at(FakeEyes(), endless(), facts("a", [{}]))
+    for done in range(1, 4):
+        assert len(next(batches)) == 1
+        assert len(asked) == done + 1  # one batch is decoded ahead
 
 
 def test_a_prompt_of_two_categories_counts_in_both():

@@ -20,10 +20,8 @@ use rule train_expert as train_variant with:
         f"{TIMINGS}/train_variant/{{variant}}-{{category}}.tsv"
     params:
         model=MODEL,
-        train=lambda wildcards: CFG.varied(wildcards.variant).model_dump(
-            exclude=MACHINE_KEYS["train"] | {"all_single_steps"}
-        ),
-        steps=lambda wildcards: CFG.varied(wildcards.variant).steps,
+        train=lambda wildcards: train_params(CFG.train_of(CFG.variants()[wildcards.variant].train)),
+        steps=lambda wildcards: CFG.train_of(CFG.variants()[wildcards.variant].train).steps,
         pairs=lambda wildcards: CFG.variants()[wildcards.variant].pairs,
         checkpoints=f"{RUN}/checkpoints/{{variant}}-{{category}}",
         seed=CFG.seed,

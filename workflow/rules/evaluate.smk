@@ -27,6 +27,9 @@ rule score:
     input:
         images=lambda wildcards: images_of(wildcards.method, wildcards.benchmark),
         base=lambda wildcards: [] if wildcards.method == "base" else images_of("base", wildcards.benchmark),
+        base_scores=lambda wildcards: (
+            [] if wildcards.method == "base" else f"{RUN}/scores/base/{wildcards.benchmark}.parquet"
+        ),
         prompts=f"{RUN}/benchmarks/{{benchmark}}.parquet",
         judges=f"{RUN}/judges.json",
     output:

@@ -1,7 +1,10 @@
 # One LoRA expert per category with Diffusion-DPO; All-single: one LoRA on all pairs with the experts' total budget.
 # Checkpoints are no outputs: Snakemake removes those of a failed job, and its retry goes on from the newest checkpoint.
 
-TRAIN = CFG.train.model_dump(exclude=MACHINE_KEYS["train"])
+
+def train_params(train):
+    """What of a train section changes the LoRA; the steps are a parameter of their own."""
+    return train.model_dump(exclude=MACHINE_KEYS["train"] | {"all_single"})
 
 
 rule train_expert:
@@ -25,7 +28,7 @@ rule train_expert:
         gpu=CFG.train.gpus if CFG.resources.gpu else 0,
     params:
         model=MODEL,
-        train={key: value for key, value in TRAIN.items() if key != "all_single_steps"},
+        train=train_params(CFG.train),
         steps=CFG.train.steps,
         checkpoints=f"{RUN}/checkpoints/{{category}}",
         seed=CFG.seed,
@@ -51,8 +54,8 @@ use rule train_expert as train_all_single with:
     priority: 10  # the longest job: start it first
     params:
         model=MODEL,
-        train=TRAIN,
-        steps=CFG.train.all_single_steps or CFG.train.steps * len(CATEGORIES),
+        train=train_params(CFG.train_of_all_single()),
+        steps=CFG.train_of_all_single().steps,
         checkpoints=f"{RUN}/checkpoints/all-single",
         seed=CFG.seed,
         version=STAGE_VERSION["train"],

@@ -5,7 +5,6 @@ with job(snakemake):
     from safetydpo.evaluate import write_scores
 
     i = snakemake.input
-    device = snakemake.config["model"].get("device", "auto")
-    write_scores(
-        list(i.images), i.prompts, list(i.base), Judges(**snakemake.params.judges), device, snakemake.output[0]
-    )
+    judges, device = Judges(**snakemake.params.judges), snakemake.config["model"].get("device", "auto")
+    base_scores = i.base_scores or None
+    write_scores(list(i.images), i.prompts, list(i.base), base_scores, judges, device, snakemake.output[0])
