@@ -133,8 +133,20 @@ def test_a_variant_is_checked_as_train_is_and_must_differ():
         load_config(with_value("ablation", [study]))
     study["variants"] = [{"name": "x", "train": {"loss": "sft"}}]
     config = load_config(with_value("ablation", [study]))
-    assert config.train_of(config.variants()["loss-x"].train) == config.train.model_copy(update={"loss": "sft"})
+    assert config.train_of(config.variants()["loss-x"].train) == config.train.model_copy(
+        update={"loss": "sft", "all_single": {}}
+    )
     assert "ablation-loss-x" in config.methods()
+
+
+def test_all_single_trains_as_long_as_all_experts_together_unless_told_otherwise():
+    config = load_config(with_value("train.all_single", {"learning_rate": 1e-5}))
+    single = config.train_of_all_single()
+    assert (single.steps, single.learning_rate) == (config.train.steps * len(config.categories), 1e-5)
+    assert single.beta == config.train.beta
+    assert load_config(with_value("train.all_single", {"steps": 7})).train_of_all_single().steps == 7
+    with pytest.raises(SafetyDPOError, match=r"train\.all_single\.lr: Extra inputs are not permitted"):
+        load_config(with_value("train.all_single", {"lr": 1}))
 
 
 def test_a_folder_of_images_has_no_safe_prompts_to_prefer_them_under():
