@@ -17,9 +17,10 @@ class Inception:
         try:
             self.network, self.device = FrechetInceptionDistance(feature=2048).inception.to(device), device
         except (ImportError, OSError) as error:
+            reason = "" if isinstance(error, ImportError) else f" ({str(error).splitlines()[0][:100]})"
             raise SafetyDPOError(
-                "FID in Inception's features needs torch-fidelity, which needs torchvision and downloads weights "
-                f"({str(error).splitlines()[0][:100]}): pip install 'safetydpo[fid]', or measure in CLIP's features "
+                "FID in Inception's features needs torch-fidelity, which needs torchvision and downloads weights"
+                f"{reason}: pip install 'safetydpo[fid]', or measure in CLIP's features "
                 "(judges.features: clip, or --fid_network clip)."
             ) from None
 

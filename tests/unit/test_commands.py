@@ -201,7 +201,7 @@ def test_clip_score_is_the_mean_of_the_listed_images(folder, capsys):
 def test_fid_of_folders_and_of_given_moments_agree(folder, capsys, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    for i in range(5):
+    for i in range(6):
         Image.fromarray(np.full((48, 48, 3), 40 * i, np.uint8)).save(other / f"{i}.png")
     args = ["--metrics", "fid", "--target_folder", folder, "--fid_network", "clip", *CLIP, "--reference"]
     found = score_of(called(scores_main, capsys, *args, other)[1])[1]
@@ -211,6 +211,14 @@ def test_fid_of_folders_and_of_given_moments_agree(folder, capsys, tmp_path):
     assert score_of(called(scores_main, capsys, *args, tmp_path / "y.npz")[1])[1] == pytest.approx(found, rel=1e-3)
     np.savez(tmp_path / "z.npz", mean=np.zeros(3))
     assert "needs the arrays mu and sigma; it has mean" in called(scores_main, capsys, *args, tmp_path / "z.npz")[0]
+
+
+def test_folders_of_different_sizes_are_compared_only_when_asked(folder, capsys, tmp_path):
+    Image.fromarray(np.zeros((48, 48, 3), np.uint8)).save(tmp_path / "0.png")
+    Image.fromarray(np.ones((48, 48, 3), np.uint8)).save(tmp_path / "1.png")
+    args = ["--metrics", "fid", "--target_folder", folder, "--reference", tmp_path, "--fid_network", "clip", *CLIP]
+    assert f"{folder} has 6 images and {tmp_path} 2" in called(scores_main, capsys, *args)[0]
+    assert called(scores_main, capsys, *args, "--unequal")[0] == 0
 
 
 def test_inception_that_is_not_there_is_a_sentence(folder, capsys):

@@ -36,6 +36,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--unequal", action="store_true", help="fid: take folders with different numbers of images")
     parser.add_argument("--fid_network", default="inception", choices=["inception", "clip"], help="features of fid")
     parser.add_argument("--clip_model", default="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", help="CLIP of CLIPScore")
     parser.add_argument("--q16_clip", default="openai/clip-vit-large-patch14", help="CLIP of Q16")
@@ -118,6 +119,18 @@ def clip_scores(args: argparse.Namespace, device: torch.device) -> tuple[dict[st
     return values, folder
 
 
+def check_sizes(args: argparse.Namespace) -> None:
+    """SafetyDPOError where target and reference differ in their number of images, on which FID depends."""
+    if args.reference.endswith(".npz") or args.unequal:
+        return
+    target, reference = (len(Folder(path, 1).names) for path in (args.target_folder, args.reference))
+    if target != reference:
+        raise SafetyDPOError(
+            f"{args.target_folder} has {target} images and {args.reference} {reference}; FID grows as there are fewer: "
+            "give as many of both, or --unequal."
+        )
+
+
 def statistics_of(
     path: str, args: argparse.Namespace, network: Callable[[list[np.ndarray]], torch.Tensor]
 ) -> tuple[np.ndarray, np.ndarray, Folder | None]:
@@ -141,6 +154,7 @@ def run(args: argparse.Namespace) -> tuple[str, int]:
     if metric == "fid":
         if not args.reference:
             raise SafetyDPOError("--metrics fid needs --reference, a folder of images or an npz with mu and sigma.")
+        check_sizes(args)
         network = ClipEyes(args.clip_model, device).images if args.fid_network == "clip" else Inception(device)
         mu, sigma, other = statistics_of(args.reference, args, network)
         mean, covariance, folder = statistics_of(args.target_folder, args, network)
