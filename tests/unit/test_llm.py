@@ -214,6 +214,16 @@ def test_concepts_come_from_config_file_and_model_and_may_be_edited(tmp_path):
     assert read_parquet(out).concept.to_list() == ["one"]
 
 
+def test_concepts_are_not_asked_for_when_the_budget_of_the_run_is_spent(tmp_path, capsys):
+    (tmp_path / "hate.jsonl").write_text(json.dumps({"key": "00", "sent": 900, "written": 100}) + "\n")
+    server = serving()
+    config = prompts_of(server, expand_concepts=3, llm={"token_budget": 1000})
+    write_concepts(Category(name="violence"), config, tmp_path, tmp_path / "c.parquet")
+    assert not server.requests
+    assert "Token budget reached while asking for concepts" in capsys.readouterr().out
+    assert set(read_parquet(tmp_path / "c.parquet").source) == {"file"}
+
+
 def concepts_of(tmp_path, text, name="violence", **llm):
     folder = tmp_path / "concepts"
     folder.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from safetydpo.files import made_by, read_parquet, write_parquet
 from safetydpo.locks import alone
 from safetydpo.prompts.filters import refuses
 from safetydpo.prompts.instructions import Instructions
-from safetydpo.prompts.journal import Journal
+from safetydpo.prompts.journal import Journal, spent_in
 from safetydpo.prompts.server import OutOfBudgetError, Server
 from safetydpo.records import plain
 
@@ -93,28 +93,30 @@ async def _proposed(
     llm, found = _llm(config), {plain(concept): concept for concept, _ in known}
     instructions = Instructions(llm, category)
     journal = Journal(journals / f"{category}-concepts.jsonl")
-    server, wanted = Server(llm, journal), len(found) + config.expand_concepts
-    for turn in range(ROUNDS):
-        count = wanted - len(found)
-        if count <= 0:
-            break
-        values = {"category": category, "description": description, "count": count, "avoid": list(found.values())}
-        try:
-            texts, fault = await server.ask(
-                lambda plain_text, values=values: instructions.render(
-                    "concepts", plain_text, concept="", prompt="", **values
-                ),
-                "concepts",
-                f"{category}/concepts/{turn}",
-            )
-        except OutOfBudgetError:
-            print("Token budget reached while asking for concepts")
-            break
-        if fault:
-            print(f"{category}: a reply with concepts is not used ({fault})")
-        for text in texts[:count]:
-            if plain(text) and len(text) <= LONGEST and not refuses(text):
-                found.setdefault(plain(text), text)
-    await server.close()
-    journal.close()
+    server, wanted = Server(llm, journal, spent_in(journals)), len(found) + config.expand_concepts
+    try:
+        for turn in range(ROUNDS):
+            count = wanted - len(found)
+            if count <= 0:
+                break
+            values = {"category": category, "description": description, "count": count, "avoid": list(found.values())}
+            try:
+                texts, fault = await server.ask(
+                    lambda plain_text, values=values: instructions.render(
+                        "concepts", plain_text, concept="", prompt="", **values
+                    ),
+                    "concepts",
+                    f"{category}/concepts/{turn}",
+                )
+            except OutOfBudgetError:
+                print("Token budget reached while asking for concepts")
+                break
+            if fault:
+                print(f"{category}: a reply with concepts is not used ({fault})")
+            for text in texts[:count]:
+                if plain(text) and len(text) <= LONGEST and not refuses(text):
+                    found.setdefault(plain(text), text)
+    finally:
+        await server.close()
+        journal.close()
     return list(found.values())[len({plain(concept) for concept, _ in known}) :]

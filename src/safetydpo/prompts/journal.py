@@ -88,3 +88,8 @@ def tokens_of(path: Path) -> tuple[int, int]:
             continue
         sent, written = sent + record.get("sent", 0), written + record.get("written", 0)
     return sent, written
+
+
+def spent_in(folder: Path) -> int:
+    """Tokens of all journals of a run, which its budget is for."""
+    return sum(sum(tokens_of(path)) for path in folder.glob("*.jsonl"))

@@ -16,7 +16,7 @@ from safetydpo.progress import progress
 from safetydpo.prompts.concepts import concept_file, read_concepts
 from safetydpo.prompts.filters import pair_fault, prompt_fault
 from safetydpo.prompts.instructions import Instructions
-from safetydpo.prompts.journal import Journal, tokens_of
+from safetydpo.prompts.journal import Journal, spent_in, tokens_of
 from safetydpo.prompts.request import COLUMNS, Request
 from safetydpo.prompts.server import OutOfBudgetError, Server
 from safetydpo.records import plain
@@ -228,10 +228,9 @@ def pairs(request: Request) -> pd.DataFrame:
 
 async def _written(request: Request, concepts: list[str]) -> pd.DataFrame:
     path = request.journals / f"{request.category.name}.jsonl"
-    others = [tokens_of(p) for p in sorted(request.journals.glob("*.jsonl")) if p != path]
     own = tokens_of(path) if path.exists() else (0, 0)
     journal = Journal(path)
-    server = Server(request.llm, journal, sum(map(sum, [*others, own])))
+    server = Server(request.llm, journal, spent_in(request.journals))
     writer = Writer(request, server, concepts)
     try:
         await writer.run()
