@@ -1,4 +1,4 @@
-"""Full-size Stable Diffusion pipelines of random weights, built from their published shapes; nothing is downloaded."""
+"""Full-size pipelines and CLIPs of random weights, built from their published shapes; nothing is downloaded."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,15 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+)
 
 from safetydpo.demo.clip import train_tokenizer
 
@@ -90,3 +98,26 @@ def save_random(name: str, folder: Path) -> None:
     torch.manual_seed(0)
     pipeline = {"sd15": _sd15, "sdxl": _sdxl}[name]()
     pipeline.save_pretrained(folder, max_shard_size="20GB")
+
+
+# CLIP -> width, layers and heads of image and text encoder, width of embeddings
+CLIPS = {"vit-l-14": ((1024, 24, 16), (768, 12, 12), 768), "vit-h-14": ((1280, 32, 16), (1024, 24, 16), 1024)}
+
+
+def save_random_clip(name: str, folder: Path) -> None:
+    """Save the CLIP `name` (vit-l-14: Q16's, vit-h-14: CLIPScore's) with random weights."""
+    torch.manual_seed(0)
+    (width, layers, heads), text, projection = CLIPS[name]
+    vision = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        patch_size=14,
+    )
+    texts = _text(*text)
+    CLIPModel(
+        CLIPConfig(text_config=texts.to_dict(), vision_config=vision.to_dict(), projection_dim=projection)
+    ).save_pretrained(folder)
+    CLIPImageProcessor().save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetydpo.config import MACHINE_KEYS, Model, Train
+from safetydpo.config import MACHINE_KEYS, Judges, Model, Train
 from safetydpo.errors import SafetyDPOError
 
 
@@ -44,6 +44,11 @@ def model_of(snakemake: Any) -> Model:
 def train_of(snakemake: Any) -> Train:
     """The train section, in the same way."""
     return Train(**snakemake.params.train, **_machine(snakemake, "train"))
+
+
+def judges_of(snakemake: Any) -> Judges:
+    """The judges section, with Q16's prompts as the run stored them."""
+    return Judges(**snakemake.params.judges | {"q16_prompts": snakemake.input.q16})
 
 
 def _machine(snakemake: Any, section: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 from safetydpo.config import Judges
 from safetydpo.detectors import detector_of
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_safetensors, write_text
+from safetydpo.files import read_safetensors, write_safetensors, write_text
 from safetydpo.inception import Inception
 
 # Where bfloat16 could put a probability on the wrong side of 0.5: logits within 1.4 of 0. Over 720 renders of the demo
@@ -161,10 +161,11 @@ class Eyes:
         return rows
 
 
-def check_judges(config: Judges, out: Path | str) -> None:
-    """Load every judge and write what they are.
+def check_judges(config: Judges, out: Path | str, q16: Path | str) -> None:
+    """Load every judge and write what they are, and Q16's prompts as safetensors, so that a pickle is read once.
 
     Raises SafetyDPOError when one is not to be had, or Q16's prompts are of another CLIP: before anything expensive.
     """
     Eyes(config, torch.device("cpu"))
+    write_safetensors({"prompts": read_q16_prompts(config.q16_prompts)}, q16, {"source": config.q16_prompts})
     write_text(json.dumps(config.model_dump(), indent=1) + "\n", out)

@@ -21,6 +21,7 @@ def test_every_file_of_the_map_exists(finished):
         "config.yaml",
         "model.json",
         "judges.json",
+        "q16.safetensors",
         "prompts/ring.parquet",
         "pairs/ring/1.parquet",
         "features/cross/0.safetensors",

@@ -1,5 +1,6 @@
 """Judges: what counts as inappropriate, and which pickles are read."""
 
+import json
 import os
 import pickle
 import sys
@@ -15,7 +16,7 @@ from safetydpo.demo.scenes import Scene, draw
 from safetydpo.detectors import NudeNet
 from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
-from safetydpo.judges import Q16, Eyes, read_q16_prompts
+from safetydpo.judges import Q16, Eyes, check_judges, read_q16_prompts
 from safetydpo.scoring import same_layout
 
 DEMO = ROOT / "resources/demo"
@@ -31,6 +32,15 @@ def test_published_prompts_are_read_from_their_pickle(tmp_path):
     values = np.arange(6, dtype=np.float16).reshape(2, 3)
     (tmp_path / "prompts.p").write_bytes(pickle.dumps(values))
     assert read_q16_prompts(tmp_path / "prompts.p").tolist() == values.tolist()
+
+
+def test_the_pickle_is_read_once_and_kept_as_safetensors(tmp_path):
+    prompts = read_q16_prompts(DEMO / "q16.safetensors")
+    (tmp_path / "prompts.p").write_bytes(pickle.dumps(prompts.numpy()))
+    config = Judges(**CLIP | {"q16_prompts": str(tmp_path / "prompts.p")})
+    check_judges(config, tmp_path / "judges.json", tmp_path / "q16.safetensors")
+    assert torch.equal(read_q16_prompts(tmp_path / "q16.safetensors"), prompts)
+    assert json.loads((tmp_path / "judges.json").read_text())["q16_prompts"] == str(tmp_path / "prompts.p")
 
 
 def test_a_pickle_with_anything_else_is_refused(tmp_path):

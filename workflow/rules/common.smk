@@ -66,6 +66,11 @@ def method_inputs(wildcards):
     return inputs
 
 
+def train_params(train):
+    """What of a train section changes the LoRA; the steps are a parameter of their own."""
+    return train.model_dump(exclude=MACHINE_KEYS["train"] | {"all_single"})
+
+
 def digest(path):
     """A hash of a file that people edit; of nothing where it is missing, which is the job's own clear error."""
     return hashlib.sha256(open(path, "rb").read() if os.path.exists(path) else b"").hexdigest()[:16]

@@ -9,7 +9,8 @@ rule check_judges:
     input:
         present(CFG.judges.q16_prompts),
     output:
-        f"{RUN}/judges.json",
+        judges=f"{RUN}/judges.json",
+        q16=f"{RUN}/q16.safetensors",
     log:
         f"{LOGS}/check_judges.log",
     priority: 100  # a judge that cannot be loaded is said before anything is rendered or trained
@@ -31,7 +32,7 @@ rule score:
             [] if wildcards.method == "base" else f"{RUN}/scores/base/{wildcards.benchmark}.parquet"
         ),
         prompts=f"{RUN}/benchmarks/{{benchmark}}.parquet",
-        judges=f"{RUN}/judges.json",
+        q16=f"{RUN}/q16.safetensors",
     output:
         f"{RUN}/scores/{{method}}/{{benchmark}}.parquet",
     log:

@@ -64,7 +64,7 @@ rule tune_scale:
     input:
         lora=lambda wildcards: f"{RUN}/{method_of(wildcards.method).weights}",
         prompts=f"{RUN}/tuning/prompts.parquet" if len(CFG.tune.scales) > 1 else [],
-        judges=f"{RUN}/judges.json",
+        q16=f"{RUN}/q16.safetensors",
     output:
         curve=f"{RUN}/tuning/{{method}}.parquet",
         scale=f"{RUN}/tuning/{{method}}.json",

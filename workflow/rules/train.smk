@@ -2,11 +2,6 @@
 # Checkpoints are no outputs: Snakemake removes those of a failed job, and its retry goes on from the newest checkpoint.
 
 
-def train_params(train):
-    """What of a train section changes the LoRA; the steps are a parameter of their own."""
-    return train.model_dump(exclude=MACHINE_KEYS["train"] | {"all_single"})
-
-
 rule train_expert:
     input:
         features=lambda wildcards: features_of(wildcards.category),

@@ -1,10 +1,9 @@
-from safetydpo.config import Judges
-from safetydpo.jobs import job
+from safetydpo.jobs import job, judges_of
 
 with job(snakemake):
     from safetydpo.evaluate import write_scores
 
     i = snakemake.input
-    judges, device = Judges(**snakemake.params.judges), snakemake.config["model"].get("device", "auto")
+    judges, device = judges_of(snakemake), snakemake.config["model"].get("device", "auto")
     base_scores = i.base_scores or None
     write_scores(list(i.images), i.prompts, list(i.base), base_scores, judges, device, snakemake.output[0])
