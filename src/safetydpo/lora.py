@@ -1,8 +1,11 @@
 """LoRA files as diffusers reads them, and as plain factors: module path -> (lora_A (r, in), lora_B (out, r))."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
+from torch import nn
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import read_safetensors, write_safetensors
@@ -44,3 +47,24 @@ def same_modules(experts: dict[str, Factors]) -> list[str]:
                 f"Experts {names[0]} and {name} differ in architecture, first at {odd[0]}: train them alike."
             )
     return sorted(first)
+
+
+def misfit(unet: nn.Module, file: Path) -> str:
+    """The first key of a LoRA file that has no place in the UNet, and why; "" where all do.
+
+    Keys of other naming than diffusers' are not looked at.
+    """
+    with safe_open(file, framework="pt") as tensors:
+        for key in sorted(tensors.keys()):
+            name, _, part = key.removeprefix("unet.").partition(".lora")
+            if not key.startswith("unet.") or not part.endswith(".weight"):
+                continue
+            try:
+                weight: Any = unet.get_submodule(name).weight
+            except AttributeError:
+                return f"{key}: the model has no {name}"
+            side = 1 if part in ("_A.weight", ".down.weight") else 0
+            has = tensors.get_slice(key).get_shape()[side]
+            if has != weight.shape[side]:
+                return f"{key} is for {has} {('outputs', 'inputs')[side]}, the model has {weight.shape[side]}"
+    return ""

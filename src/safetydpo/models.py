@@ -16,6 +16,7 @@ from safetydpo.config import Model
 from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import write_text
+from safetydpo.lora import misfit
 
 # What the libraries raise for a folder or a file that is damaged, incomplete or of a kind they do not know.
 UNREADABLE = (OSError, ValueError, TypeError, AttributeError, NotImplementedError, SafetensorError)
@@ -134,6 +135,8 @@ def _fuse(pipeline: Any, path: Path, scale: float) -> None:
     if not file.exists():
         raise SafetyDPOError(f"{file.parent} has no {file.name}.")
     try:
+        if reason := misfit(pipeline.unet, file):
+            raise SafetyDPOError(f"The LoRA in {file.parent} is of another model ({reason}).")
         pipeline.load_lora_weights(os.fspath(file.parent), weight_name=file.name)
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]

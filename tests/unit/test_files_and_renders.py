@@ -68,8 +68,20 @@ def test_factors_survive_the_file(lora):
 
 def test_a_lora_of_another_model_is_refused(tiny, tmp_path):
     save_factors({"mid_block.nothing.to_q": (torch.ones(1, 3), torch.ones(3, 1))}, tmp_path, made_by("train"))
-    with pytest.raises(SafetyDPOError, match="does not fit the model"):
+    with pytest.raises(
+        SafetyDPOError, match=r"unet\.mid_block\.nothing\.to_q\.lora_A\.weight: the model has no mid_block"
+    ):
         load_pipeline(tiny, tmp_path)
+
+
+def test_a_lora_of_another_width_is_refused_by_its_first_wrong_key(tiny, tmp_path, lora):
+    _, factors = lora
+    module = min(factors)
+    (a, b), wide = factors[module], tmp_path / "wide"
+    save_factors(factors | {module: (torch.ones(a.shape[0], a.shape[1] + 5), b)}, wide, made_by("train"))
+    with pytest.raises(SafetyDPOError) as error:
+        load_pipeline(tiny, wide)
+    assert f"unet.{module}.lora_A.weight is for {a.shape[1] + 5} inputs, the model has {a.shape[1]}" in str(error.value)
 
 
 def prompts(folder, n=5):
