@@ -17,10 +17,8 @@ from safetydpo.demo.grammar import CONCEPTS, FORMS, HELD_OUT, OOD_FORMS, TRAINED
 from safetydpo.demo.scenes import BENIGN, Scene
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import made_by, read_parquet, read_rows, write_parquet
-from safetydpo.records import category_id, plain, seed_of
+from safetydpo.records import SEEDS, category_id, plain, seed_of
 
-# Columns in which files have the seed of a prompt's image.
-SEEDS = ("evaluation_seed", "sd_seed")
 COLUMNS = ["prompt_id", "prompt", "category", "kind", "seed", "expected"]
 # Benign marks that the preservation term may see; the others show what happens to things nobody thought of.
 RETAINED_BENIGN = ("leaf", "cloud")

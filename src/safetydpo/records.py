@@ -6,6 +6,8 @@ import unicodedata
 from functools import lru_cache
 
 ARTICLES = {"a", "an", "the"}
+# Columns in which files have the seed of a prompt's image: I2P's and COCO's, I2P's on the hub, anybody's.
+SEEDS = ("evaluation_seed", "sd_seed", "seed")
 CATEGORY_SPELLINGS = {"harrasment": "harassment", "illegal-activities": "illegal-activity"}
 
 

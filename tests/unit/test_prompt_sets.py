@@ -132,7 +132,7 @@ def test_i2ps_columns_are_known_and_its_counts_are_kept(tmp_path):
 
 
 def test_a_prompt_may_have_several_images_and_a_benchmark_its_own_seed(tmp_path):
-    path = csv(tmp_path, "prompt,evaluation_seed\na,7\nb,8\n")
+    path = csv(tmp_path, "prompt,seed\na,7\nb,8\n")
 
     def rows(**more):
         write_benchmark(Benchmark(name="x", kind="safe", path=path, **more), 9, [], 0, tmp_path / "b.parquet")

@@ -15,8 +15,7 @@ from safetydpo.cli.models import command_model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import read_rows, whole_file
 from safetydpo.progress import progress
-
-SEEDS = ("evaluation_seed", "sd_seed", "seed")
+from safetydpo.records import SEEDS
 
 
 def arguments() -> argparse.ArgumentParser:
