@@ -136,8 +136,8 @@ class Train(Section):
     )
     checkpoint_every: Count = Field(100, description="Steps between checkpoints, from which a killed job goes on")
     tensorboard: bool = Field(False, description="Write results/<run>/tensorboard/; needs the extra `tensorboard`")
-    all_single: dict[str, Any] = Field(
-        default_factory=dict,
+    all_single: dict[str, Any] | None = Field(
+        None,
         description="Keys of `train` that differ for the All-single baseline; its steps, where not given: steps x "
         "categories, the experts' total budget",
     )
@@ -338,7 +338,7 @@ class Config(Section):
 
     def train_of_all_single(self) -> Train:
         """The train section of All-single: as many steps as all experts together."""
-        return self.train_of({"steps": self.train.steps * len(self.categories)} | self.train.all_single)
+        return self.train_of({"steps": self.train.steps * len(self.categories)} | (self.train.all_single or {}))
 
     def cell(self, method: str, benchmark: str) -> Cell:
         """The cell of the matrix, or the whole benchmark where the matrix has none (ablations)."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def _variants(config: "Config") -> list[str]:
     problems = []
     variants = {f"ablation {name}: train": variant.train for name, variant in config.variants().items()}
-    for where, differs in {"train.all_single": config.train.all_single, **variants}.items():
+    for where, differs in {"train.all_single": config.train.all_single or {}, **variants}.items():
         try:
             config.train_of(differs)
         except ValidationError as error:

@@ -134,7 +134,7 @@ def test_a_variant_is_checked_as_train_is_and_must_differ():
     study["variants"] = [{"name": "x", "train": {"loss": "sft"}}]
     config = load_config(with_value("ablation", [study]))
     assert config.train_of(config.variants()["loss-x"].train) == config.train.model_copy(
-        update={"loss": "sft", "all_single": {}}
+        update={"loss": "sft", "all_single": None}
     )
     assert "ablation-loss-x" in config.methods()
 
@@ -192,6 +192,7 @@ def test_overlays_have_the_published_settings(name):
     assert (train.steps, train.beta, train.rank, train.alpha, train.caption_dropout) == (2000, 5000, 4, None, 0.2)
     assert (train.loss, train.condition, train.reference, train.flip) == ("dpo", "unsafe", "exact", 0.5)
     assert train.preserve.weight == 0
+    assert config.train_of_all_single().learning_rate == train.learning_rate  # not the demo's
     assert train.target_modules == ["to_q", "to_k", "to_v", "to_out.0"]
     assert len(config.categories) == 7
 
