@@ -1,6 +1,8 @@
 """What every workflow script does around its one library call: a log file, and errors as one sentence."""
 
 import logging
+import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ def job(snakemake: Any) -> Iterator[Callable[[str], None]]:
             logging.getLogger(name).setLevel(logging.WARNING)  # a line for every request
         try:
             _limit_threads(snakemake.threads)
+            print(f"{snakemake.rule} on {platform.node()}, {snakemake.threads} threads{_gpus()}")
             yield lambda text: print(f"{snakemake.rule}: {text}", file=terminal, flush=True)
         except SafetyDPOError as error:
             print(error, file=log)
@@ -34,6 +37,12 @@ def job(snakemake: Any) -> Iterator[Callable[[str], None]]:
             sys.exit(1)
         finally:
             sys.stdout, sys.stderr = sys.__stdout__, terminal
+
+
+def _gpus() -> str:
+    """The GPUs that a cluster gave to the job."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f", CUDA_VISIBLE_DEVICES {given}" if given else ""
 
 
 def model_of(snakemake: Any) -> Model:
@@ -58,6 +67,4 @@ def _machine(snakemake: Any, section: str) -> dict[str, Any]:
 
 def _limit_threads(threads: int) -> None:
     """Keep torch to the threads the rule asked for; nothing is imported for jobs that do without torch."""
-    import os
-
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)

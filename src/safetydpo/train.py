@@ -107,6 +107,7 @@ def _train(
     facts = {"model": model.id, "train": config.model_dump(exclude=MACHINE_KEYS["train"]), "steps": steps, "seed": seed}
     data = {"features": samples.features.fingerprint, "retain": kept.features.fingerprint if kept else ""}
     states = Checkpoints(checkpoints, {**facts, **data, "version": STAGE_VERSION["train"]})
+    print(f"{name}: {steps} steps, {len(samples.features)} pairs, {share.processes} processes on {accelerator.device}")
     if config.tensorboard:
         accelerator.init_trackers(name)
     log = Trainer(Objective(denoiser, samples, kept, config), steps, name, accelerator, states).fit()
