@@ -1,7 +1,7 @@
 # Text-to-image safety alignment, from prompts to report. The map of results/<run>/:
 #
 #   config.yaml                                the resolved config
-#   model.json, judges.json, q16.safetensors    what the target model and the judges are; that they can be loaded
+#   model.json, judges.json, q16.safetensors   what the target model and the judges are; that they can be loaded
 #   concepts/<category>.parquet                source openai: concepts, which you may edit
 #   journal/                                   source openai: every answer of the language model
 #   prompts/<category>.parquet                 prompt pairs

@@ -62,7 +62,7 @@ class Calibration:
                     for batch in calibration_inputs(denoiser, features, config.model, asked, config.seed, role):
                         denoiser.predict(batch)
 
-    def inputs(self, module: str, roles: list[str], timesteps: list[int], prompts: int | None) -> torch.Tensor:
+    def inputs(self, module: str, roles: tuple[str, ...], timesteps: list[int], prompts: int | None) -> torch.Tensor:
         """Activations of a module (experts, inputs, out), the first `prompts` of each category."""
         parts = [part[:, :prompts] for r in roles for t in timesteps for part in self.found[module, r, t]]
         return torch.cat(parts, dim=1)
@@ -80,7 +80,7 @@ class Calibration:
         """
         scores = {}
         for module in self.modules:
-            found = self.inputs(module, list(roles), timesteps, prompts)
+            found = self.inputs(module, roles, timesteps, prompts)
             if balanced:
                 norms = torch.stack([(b @ a).norm() for a, b in (e[module] for e in self.experts.values())])
                 found = found / norms[:, None, None]

@@ -2,8 +2,8 @@
 
     python benchmarks/dag.py
 
-SD 1.5 at the published sizes: 7 categories with 723 concepts, 15,690 pairs in 16 shards a category, every method on
-every benchmark in 16 shards.
+SD 1.5 at the published sizes: 7 categories, 15,690 pairs in 16 shards a category, every method on every benchmark in 16
+shards. Concepts do not show in the DAG.
 """
 
 import argparse

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from safetydpo.config import Config
 
 
-def _variants(config: "Config") -> list[str]:
+def _train_sections(config: "Config") -> list[str]:
     problems = []
     variants = {f"ablation {name}: train": variant.train for name, variant in config.variants().items()}
     for where, differs in {"train.all_single": config.train.all_single or {}, **variants}.items():
@@ -23,7 +23,7 @@ def _variants(config: "Config") -> list[str]:
 
 def problems_of(config: "Config") -> list[str]:
     """Every problem, `path: what is wrong`; those of the matrix only where its names exist."""
-    problems = [*_repeated(config), *_unknown(config), *_counts(config), *_files(config), *_variants(config)]
+    problems = [*_repeated(config), *_unknown(config), *_counts(config), *_files(config), *_train_sections(config)]
     return problems or [*_without_base(config), *_without_reference(config)]
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from safetydpo.config import Judges
 from safetydpo.devices import device_of
-from safetydpo.files import columns_of, made_by, read_batches, read_parquet, write_batches, write_parquet
+from safetydpo.files import columns_of, made_by, read_batches, read_parquet, rows_in, write_batches, write_parquet
 from safetydpo.judges import Eyes
 from safetydpo.progress import progress
 from safetydpo.scoring import BATCH, METRICS, Base, look_at
@@ -50,7 +50,7 @@ def write_scores(
     """
     eyes, facts = Eyes(judges, device_of(device)), read_parquet(prompts)
     beside = Base(read_scores(base_scores), read_batches(base, BATCH)) if base_scores else None
-    with progress(None, "score", unit="image") as bar:
+    with progress(None, "score", total=rows_in(images), unit="image") as bar:
 
         def tables() -> Iterator[pa.Table]:
             for rows in look_at(eyes, read_batches(images, BATCH), facts, beside):
