@@ -28,6 +28,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/hooks.smk"
 include: "workflow/rules/prompts.smk"
 include: "workflow/rules/render.smk"
 include: "workflow/rules/features.smk"

@@ -153,7 +153,7 @@ def test_a_training_over_its_time_goes_on_from_its_checkpoint(done, tmp_path):
     status, said, cluster = retrained(done, tmp_path / "time", changes=changes)
     assert status == 0, said
     assert "TIMEOUT" in said
-    assert "going on from step" in (cluster.folder / "logs/reduced/train_expert/ring.log").read_text()
+    assert "going on after step" in (cluster.folder / "logs/reduced/train_expert/ring.log").read_text()
     _, _, whole = retrained(done, tmp_path / "whole", changes={"train": train})
     weights, others = (load_file(c.path(f"experts/ring/{LORA}")) for c in (cluster, whole))
     assert all((weights[key] == others[key]).all() for key in weights)
@@ -207,12 +207,57 @@ def test_a_controller_that_is_away_for_twenty_seconds_loses_nothing(tmp_path):
     assert running.wait(900) == 0, cluster.said
 
 
+def refused(cluster: Cluster, *args: str, **more) -> tuple[int, str]:
+    """Run a job that Slurm will not take."""
+    cluster.path("baselines/uce/unet.safetensors").unlink()
+    return cluster.run(*QUICK, "--retries", "0", *args, str(RUN / "baselines/uce/unet.safetensors"), **more)
+
+
 def test_an_unknown_partition_is_a_sentence_and_leaves_no_job(done, tmp_path):
     cluster = done.copy(tmp_path / "partition")
-    cluster.path("metrics.parquet").unlink()
     (cluster.folder / "partitions.yaml").write_text("partitions: {nowhere: {max_gpu: 1}}\n")
-    status, said = cluster.run(*QUICK, "--slurm-partition-config", "partitions.yaml")
+    status, said = refused(cluster, "--slurm-partition-config", "partitions.yaml")
     assert status != 0
     assert "nowhere" in said
+    assert "Slurm does not know the partition: name those of your cluster" in said
     assert "Traceback" not in said
     assert queue() == []
+
+
+def test_an_unknown_account_is_a_sentence_and_leaves_no_job(done, tmp_path):
+    cluster = done.copy(tmp_path / "account")
+    site = cluster.folder / "profiles/default/config.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text("default-resources: {slurm_account: nobody, mem_mb: 2000, runtime: 30}\n")
+    status, said = refused(cluster)
+    assert status != 0
+    assert "Slurm does not know the account: set default-resources: slurm_account" in said
+    assert "Traceback" not in said
+    assert queue() == []
+
+
+def test_more_than_any_node_has_is_a_sentence_and_leaves_no_job(done, tmp_path):
+    changes = {"resources": GPU["resources"] | {"mem_mb": 64_000}}
+    status, said = refused(done.copy(tmp_path / "large"), changes=changes)
+    assert status != 0
+    assert "No node has what a job asks for" in said
+    assert "Traceback" not in said
+    assert queue() == []
+
+
+def test_shards_go_out_as_a_job_array(done, tmp_path):
+    cluster = done.copy(tmp_path / "array")
+    shards = [f"{folder}/{k}" for folder in ("pairs/ring", "pairs/cross") for k in (0, 1)]
+    for name in shards:
+        cluster.path(f"{name}.parquet").unlink()
+    targets = [str(RUN / f"{name}.parquet") for name in shards]
+    status, said = cluster.run(*QUICK, "--slurm-array-jobs", "render_pairs", *targets)
+    assert status == 0, said
+    assert "array" in said
+    for name in shards:
+        same_table(cluster.path(f"{name}.parquet"), done.path(f"{name}.parquet"))
+
+
+def test_short_jobs_share_a_wait_in_the_queue(done):
+    logs = {path.name for path in (done.folder / "logs/slurm").iterdir()}
+    assert {"group_merge", "group_report"} <= logs

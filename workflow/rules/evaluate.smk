@@ -59,6 +59,8 @@ rule metrics:
         f"{RUN}/metrics.parquet",
     log:
         f"{LOGS}/metrics.log",
+    group:
+        "report"  # one wait in the queue for both
     conda:
         CONDA
     threads: CFG.resources.threads

@@ -11,6 +11,8 @@ rule coactivation:
         f"{LOGS}/coactivation.log",
     benchmark:
         f"{TIMINGS}/coactivation.tsv"
+    group:
+        "merge"  # two short jobs, one wait in the queue
     conda:
         CONDA
     threads: CFG.resources.threads
@@ -42,6 +44,8 @@ rule merge_experts:
         f"{LOGS}/merge_experts/{{strategy}}.log",
     benchmark:
         f"{TIMINGS}/merge_experts/{{strategy}}.tsv"
+    group:
+        "merge"
     conda:
         CONDA
     threads: CFG.resources.threads

@@ -35,6 +35,8 @@ rule report:
         page=f"{RUN}/report.html",
     log:
         f"{LOGS}/report.log",
+    group:
+        "report"
     conda:
         CONDA
     threads: CFG.resources.threads
