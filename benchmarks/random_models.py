@@ -45,31 +45,11 @@ def _text(width: int, layers: int, heads: int) -> CLIPTextConfig:
     )
 
 
-def _vae(scaling_factor: float) -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        scaling_factor=scaling_factor,
-    )
-
-
-def _sd15() -> StableDiffusionPipeline:
-    return StableDiffusionPipeline(
-        vae=_vae(0.18215),
-        text_encoder=CLIPTextModel(_text(768, 12, 12)),
-        tokenizer=_tokenizer(),
-        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768),  # the other defaults are SD 1.5's
-        scheduler=DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def _sdxl() -> StableDiffusionXLPipeline:
-    unet = UNet2DConditionModel(
+def unet_of(name: str) -> UNet2DConditionModel:
+    """The UNet of `name`, sd15 or sdxl."""
+    if name == "sd15":
+        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # the other defaults are SD 1.5's
+    return UNet2DConditionModel(
         sample_size=128,
         block_out_channels=(320, 640, 1280),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -82,13 +62,40 @@ def _sdxl() -> StableDiffusionXLPipeline:
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2816,
     )
+
+
+def vae_of(name: str) -> AutoencoderKL:
+    """Its VAE."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        scaling_factor={"sd15": 0.18215, "sdxl": 0.13025}[name],
+    )
+
+
+def _sd15() -> StableDiffusionPipeline:
+    return StableDiffusionPipeline(
+        vae=vae_of("sd15"),
+        text_encoder=CLIPTextModel(_text(768, 12, 12)),
+        tokenizer=_tokenizer(),
+        unet=unet_of("sd15"),
+        scheduler=DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _sdxl() -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline(
-        vae=_vae(0.13025),
+        vae=vae_of("sdxl"),
         text_encoder=CLIPTextModel(_text(768, 12, 12)),
         text_encoder_2=CLIPTextModelWithProjection(_text(1280, 32, 20)),
         tokenizer=_tokenizer(),
         tokenizer_2=_tokenizer(),
-        unet=unet,
+        unet=unet_of("sdxl"),
         scheduler=EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading", steps_offset=1),
     )
 

@@ -1,5 +1,7 @@
 """Dry runs on an empty folder: every overlay plans the same stages; mistakes end in one sentence."""
 
+import re
+import shutil
 import subprocess
 import sys
 
@@ -75,3 +77,26 @@ def test_the_slurm_profile_plans(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "train_expert" in done.stderr + done.stdout
+
+
+def test_a_machine_without_slurm_is_said_before_any_job(tmp_path, monkeypatch):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "sh", "which"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    monkeypatch.setenv("PATH", str(programs))
+    done = Workdir(tmp_path / "run").run("--executor", "slurm", "--jobs", "2")
+    assert done.returncode == 1
+    assert "Slurm is not on this machine (sbatch, squeue, scancel not found)" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (tmp_path / "run/results").exists()
+
+
+def test_every_rule_that_a_cluster_gets_says_what_it_needs():
+    text = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    local = set(re.findall(r"^    (\w+),$", "".join(re.findall(r"^localrules:\n((?:    \w+,\n)+)", text, re.M)), re.M))
+    rules = re.findall(r"^ *rule (\w+):\n(.*?)(?=^ *(?:use )?rule |^else|\Z)", text, re.M | re.S)
+    assert len(rules) > 20
+    for name, body in rules:
+        if name not in local:
+            assert {"threads:", "mem_mb=", "runtime="} <= set(re.findall(r"threads:|mem_mb=|runtime=", body)), name

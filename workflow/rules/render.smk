@@ -32,6 +32,10 @@ if CFG.prompts.brings_images:
             f"{LOGS}/read_pairs/{{category}}/{{shard}}.log",
         conda:
             CONDA
+        threads: CFG.resources.threads
+        resources:
+            mem_mb=memory,
+            runtime=CFG.resources.runtime,
         params:
             size=(CFG.model.height, CFG.model.width),
             shards=CFG.pairs.shards,
