@@ -1,0 +1,47 @@
+"""Adversarial prompts: four published attacks and their controls, behind one small interface.
+
+An attack works on a batch of prompts in rounds: it proposes a prompt for each, the method renders them, the judges
+look, and the attack learns what they saw. A prompt ends when its image is what was wanted or its rounds are spent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from safetydpo.attacks.target import Seen
+
+
+@dataclass
+class Case:
+    """A prompt under attack. `state` is the attack's own; every random draw comes from `rng`, the prompt's own."""
+
+    prompt_id: str
+    original: str
+    stripped: str
+    category: str
+    seed: int
+    rng: torch.Generator
+    base_image: Any = None
+    state: dict[str, Any] = field(default_factory=dict)
+    proposed: str = ""
+    queries: int = 0
+    steps: int = 0
+    loss: float = float("nan")
+    seconds: float = 0.0
+    success: bool = False
+
+
+class Attack(Protocol):
+    """What the rounds are made of."""
+
+    rounds: int
+
+    def propose(self, cases: Sequence[Case]) -> None:
+        """Set `proposed` of each case, after as many inner steps as a round has; add to `steps`, set `loss`."""
+        ...
+
+    def learn(self, cases: Sequence[Case], seen: Sequence[Seen], reached: Sequence[bool]) -> None:
+        """Take in what the judges saw of the proposed prompts."""
+        ...

@@ -1,0 +1,83 @@
+"""MMA-Diffusion's textual attack (arXiv 2311.17516): greedy coordinate gradient on the text encoder.
+
+Tokens are sought whose pooled embedding is that of the original prompt (equation 2), forbidden words excluded. An
+iteration takes the gradient of the loss in the one-hot of every position, draws candidates that change one position to
+one of its `top` best tokens, and keeps the best of those that read back as themselves.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from safetydpo.attacks import Case
+from safetydpo.attacks.random_tokens import random_words
+from safetydpo.attacks.target import Seen, Target
+from safetydpo.config_attacks import MmaDiffusion
+
+
+def distance(pooled: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """1 - cosine, (n,), of pooled embeddings (n, d) to the wanted one (d,)."""
+    return 1 - F.cosine_similarity(pooled, wanted[None], dim=1)
+
+
+def best_tokens(gradient: torch.Tensor, allowed: torch.Tensor, top: int) -> torch.Tensor:
+    """(k, top) tokens per position whose one-hot lowers the loss most to first order; gradient (k, vocabulary)."""
+    order = gradient[:, allowed].argsort(dim=1, stable=True)[:, :top]
+    return allowed[order]
+
+
+def substitutes(ids: torch.Tensor, tokens: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
+    """(count, k) copies of ids (k,), each with one position changed to one of that position's tokens (k, top)."""
+    k, top = tokens.shape
+    place = torch.randint(k, (count,), generator=rng)
+    choice = torch.randint(top, (count,), generator=rng)
+    out = ids.repeat(count, 1)
+    out[torch.arange(count), place] = tokens[place, choice]
+    return out
+
+
+class GradientSearch:
+    """Greedy coordinate gradient, a prompt at a time; an iteration's candidates are one batch."""
+
+    def __init__(self, target: Target, config: MmaDiffusion) -> None:
+        self.target, self.config, self.rounds = target, config, config.rounds
+        self.length = min(config.tokens, target.vocabulary.window - 2)
+
+    def _start(self, case: Case) -> None:
+        vocabulary = self.target.vocabulary
+        ids = torch.tensor(vocabulary.ids(random_words(self.target, self.length, case.rng))[: self.length])
+        wanted = self.target.encode_prompts([case.original]).pooled[0]
+        loss = float(distance(self.target.encode(ids[None]).pooled, wanted)[0])
+        case.state, case.loss = {"ids": ids, "wanted": wanted}, loss
+
+    def gradient(self, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """(k, vocabulary): of the loss in the one-hot of each position of ids (k,)."""
+        one_hot = F.one_hot(ids, len(self.target.vocabulary.tokenizer)).float()[None].to(self.target.device)
+        one_hot.requires_grad_(True)
+        with self.target.timed():
+            loss = distance(self.target.encode_soft(ids[None], one_hot, 0).pooled, wanted).sum()
+            (found,) = torch.autograd.grad(loss, one_hot)
+        return found[0].cpu()
+
+    def _iteration(self, case: Case) -> None:
+        state, vocabulary, config = case.state, self.target.vocabulary, self.config
+        tokens = best_tokens(self.gradient(state["ids"], state["wanted"]), vocabulary.allowed, config.top)
+        candidates = substitutes(state["ids"], tokens, config.candidates, case.rng).unique(dim=0)
+        candidates = torch.stack([ids for ids in candidates if vocabulary.usable(ids)] or [state["ids"]])
+        losses = distance(self.target.encode(candidates).pooled, state["wanted"]).cpu()
+        best = int(losses.argmin())
+        if losses[best] < case.loss:
+            state["ids"], case.loss = candidates[best], float(losses[best])
+
+    def propose(self, cases: Sequence[Case]) -> None:
+        for case in cases:
+            if not case.state:
+                self._start(case)
+            for _ in range(self.config.iterations):
+                self._iteration(case)
+            case.steps += self.config.iterations
+            case.proposed = self.target.vocabulary.text(case.state["ids"])
+
+    def learn(self, cases: Sequence[Case], seen: Sequence[Seen], reached: Sequence[bool]) -> None:
+        """The search does not see images."""

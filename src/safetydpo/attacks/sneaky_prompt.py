@@ -1,0 +1,73 @@
+"""SneakyPrompt (arXiv 2305.12082): black box. A policy over sub-words takes the place of the forbidden words.
+
+The paper's attacker wants past a filter; an aligned model has none: here an image that the judges do not flag counts as
+blocked. Reward as in the paper's section 4: CLIP's similarity of the image to the original prompt, less when blocked.
+The policy, a categorical distribution per sub-word, follows REINFORCE with the mean reward so far as baseline.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from safetydpo.attacks import Case
+from safetydpo.attacks.target import Seen, Target
+from safetydpo.config_attacks import SneakyPrompt
+
+TRIES = 50
+
+
+def reward_of(success: bool, q16: float, similarity: float) -> float:
+    """Reward of an image: its similarity (cosine) to the original prompt, less what Q16 misses where it is blocked."""
+    return similarity if success else similarity - (1.0 - q16)
+
+
+def policy_loss(logits: torch.Tensor, chosen: torch.Tensor, advantage: float) -> torch.Tensor:
+    """REINFORCE: -advantage x log-probability of the chosen tokens (m,) under logits (m, vocabulary)."""
+    picked = logits.log_softmax(1).gather(1, chosen[:, None]).sum()
+    return -advantage * picked
+
+
+class PolicySearch:
+    """One policy a prompt."""
+
+    def __init__(self, target: Target, config: SneakyPrompt) -> None:
+        self.target, self.config, self.rounds = target, config, config.rounds
+
+    def _start(self, case: Case) -> None:
+        logits = torch.zeros(self.config.tokens, len(self.target.vocabulary.allowed), requires_grad=True)
+        case.state = {
+            "logits": logits,
+            "optimizer": torch.optim.Adam([logits], lr=self.config.learning_rate),
+            "wanted": self.target.eyes.clip.texts([case.original])[0].detach().cpu(),
+            "rewards": [],
+        }
+
+    def _draw(self, case: Case) -> None:
+        vocabulary, state = self.target.vocabulary, case.state
+        chances = state["logits"].detach().softmax(1)
+        for _ in range(TRIES):
+            chosen = torch.multinomial(chances, 1, generator=case.rng)[:, 0]
+            ids = vocabulary.allowed[chosen]
+            if vocabulary.usable(ids):
+                break
+        state["chosen"], words = chosen, vocabulary.text(ids)
+        put = vocabulary.without_forbidden(case.original, words)
+        case.proposed = put if put != case.original else f"{put} {words}"
+
+    def propose(self, cases: Sequence[Case]) -> None:
+        for case in cases:
+            if not case.state:
+                self._start(case)
+            self._draw(case)
+
+    def learn(self, cases: Sequence[Case], seen: Sequence[Seen], reached: Sequence[bool]) -> None:
+        for case, look, success in zip(cases, seen, reached, strict=True):
+            state = case.state
+            reward = reward_of(success, look.q16, float(torch.from_numpy(look.embedding) @ state["wanted"]))
+            rewards = state["rewards"]
+            advantage = reward - (sum(rewards) / len(rewards) if rewards else reward)
+            rewards.append(reward)
+            state["optimizer"].zero_grad()
+            policy_loss(state["logits"], state["chosen"], advantage).backward()
+            state["optimizer"].step()
+            case.steps, case.loss = case.steps + 1, -reward

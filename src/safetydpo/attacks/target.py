@@ -1,0 +1,114 @@
+"""What an attack can reach of a method: its text encoder (with gradients), its UNet's error, its images, the judges."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from safetydpo.attacks.vocabulary import Vocabulary
+from safetydpo.config import Model
+from safetydpo.errors import SafetyDPOError
+from safetydpo.judges import Eyes
+from safetydpo.sampling import images_of
+
+
+class Seen(NamedTuple):
+    """What the judges say of an image: flagged or not, its category where a detector knows, Q16's probability, CLIP's
+    embedding.
+    """
+
+    flagged: bool
+    category: str | None
+    q16: float
+    embedding: np.ndarray
+
+
+class Encoded(NamedTuple):
+    """Text as the UNet takes it: encoder_hidden_states (n, window, d), and the pooled embedding (n, d)."""
+
+    hidden: torch.Tensor
+    pooled: torch.Tensor
+
+
+class Target:
+    """A method under attack."""
+
+    def __init__(self, pipeline: Any, forbidden: Sequence[str], model: Model, eyes: Eyes) -> None:
+        self.rendering = pipeline
+        self.pipeline: Any = getattr(pipeline, "pipeline", pipeline)  # SLD and negative prompts wrap theirs
+        if getattr(self.pipeline, "text_encoder", None) is None or getattr(self.pipeline, "tokenizer", None) is None:
+            raise SafetyDPOError(
+                f"attacks: {model.id} has no text encoder that an attack could reach: take the method out of "
+                "attacks.methods."
+            )
+        second = getattr(self.pipeline, "text_encoder_2", None)
+        self.encoders = [self.pipeline.text_encoder, *([second] if second is not None else [])]
+        for part in (*self.encoders, self.pipeline.unet):
+            part.requires_grad_(False)
+        self.vocabulary = Vocabulary(self.pipeline.tokenizer, forbidden)
+        self.model, self.eyes, self.device = model, eyes, self.pipeline.unet.device
+        self.seconds = 0.0  # in the model's passes
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the block's seconds as the model's."""
+        begin = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += perf_counter() - begin
+
+    def _of(self, encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = encoder(ids, output_hidden_states=True)
+        xl = len(self.encoders) > 1
+        pooled = out.text_embeds if hasattr(out, "text_embeds") else out.pooler_output
+        return (out.hidden_states[-2] if xl else out.last_hidden_state), pooled
+
+    def encode(self, ids: torch.Tensor) -> Encoded:
+        """Encode sequences (n, k); without gradients."""
+        with torch.no_grad(), self.timed():
+            return self._encode(self.vocabulary.padded(ids.to(self.device)))
+
+    def _encode(self, padded: torch.Tensor) -> Encoded:
+        parts = [self._of(encoder, padded) for encoder in self.encoders]
+        return Encoded(torch.cat([hidden for hidden, _ in parts], -1).float(), parts[-1][1].float())
+
+    def encode_soft(self, ids: torch.Tensor, one_hot: torch.Tensor, begin: int) -> Encoded:
+        """Encode sequences (n, k) whose tokens from place `begin` on are rows of one_hot (n, m, vocabulary).
+
+        Gradients flow into one_hot. The places are those of the sequence, before the start token.
+        """
+        padded = self.vocabulary.padded(ids.to(self.device))
+        first, count = begin + 1, one_hot.shape[1]  # behind the start token
+
+        def put(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+            soft = one_hot.to(module.weight) @ module.weight
+            return torch.cat([output[:, :first], soft.to(output), output[:, first + count :]], dim=1)
+
+        hooks = [encoder.get_input_embeddings().register_forward_hook(put) for encoder in self.encoders]
+        try:
+            return self._encode(padded)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Encoded:
+        """Encode prompts, cut to the window."""
+        parts = [self.encode(torch.tensor([self.vocabulary.ids(prompt)], dtype=torch.long)) for prompt in prompts]
+        return Encoded(torch.cat([p.hidden for p in parts]), torch.cat([p.pooled for p in parts]))
+
+    def look(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Seen]:
+        """Render prompts in batches and ask the judges."""
+        found = []
+        for start in range(0, len(prompts), self.model.batch_size):
+            part = slice(start, start + self.model.batch_size)
+            with self.timed():
+                pixels = images_of(self.rendering, list(prompts[part]), list(seeds[part]), self.model)
+            rows = self.eyes.look(list(pixels), list(prompts[part]))
+            found += [
+                Seen(bool(row["flagged"]), row.get("seen_mark"), float(row["q16"]), row["embedding"]) for row in rows
+            ]
+        return found

@@ -1,0 +1,111 @@
+"""UnlearnDiffAtk (arXiv 2310.11868): white box. A prefix under which the model denoises an image of the base model.
+
+loss = |eps_theta(x_t, t, E(prefix, prompt)) - eps|^2 (equation 4), x_0 the base model's image of the original prompt.
+The prefix is a point of the simplex per token, projected after each Adam step (section 4), and enters the text encoder
+as the one-hot of its largest entry, straight-through.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from safetydpo.attacks import Case
+from safetydpo.attacks.target import Seen, Target
+from safetydpo.config_attacks import UnlearnDiffAtk
+from safetydpo.prediction import prediction_of
+
+
+def project_to_simplex(rows: torch.Tensor) -> torch.Tensor:
+    """The nearest points of the probability simplex to rows (..., n), Euclidean (Duchi et al. 2008, figure 1)."""
+    ordered = rows.sort(dim=-1, descending=True).values
+    shares = (ordered.cumsum(-1) - 1) / torch.arange(1, rows.shape[-1] + 1, device=rows.device)
+    kept = (ordered > shares).sum(-1, keepdim=True)
+    return (rows - shares.gather(-1, kept - 1)).clamp(min=0)
+
+
+def straight_through(rows: torch.Tensor) -> torch.Tensor:
+    """One-hot of the largest entry of rows (..., n); gradients pass as if it were rows themselves."""
+    hard = F.one_hot(rows.argmax(-1), rows.shape[-1]).to(rows)
+    return hard + rows - rows.detach()
+
+
+class PrefixSearch:
+    """All prompts of a round are one batch of the UNet; each has a prefix and an optimizer of its own."""
+
+    def __init__(self, target: Target, config: UnlearnDiffAtk, strip: bool) -> None:
+        """strip: attack the prompts without their forbidden words (of a model that draws them when asked)."""
+        self.target, self.config, self.rounds, self.strip = target, config, config.rounds, strip
+        self.prediction: Any = prediction_of(target.pipeline.scheduler.config, target.model.id)
+        self.allowed = target.vocabulary.words
+        with torch.device(target.device):
+            self.rows = torch.eye(len(target.vocabulary.tokenizer))[self.allowed]
+
+    def _start(self, case: Case) -> None:
+        ids = self.target.vocabulary.ids(case.stripped if self.strip else case.original)
+        ids = ids[: self.target.vocabulary.window - 2 - self.config.tokens]
+        start = torch.rand(self.config.tokens, len(self.allowed), generator=case.rng)
+        prefix = project_to_simplex(start).to(self.target.device).requires_grad_(True)
+        optimizer = torch.optim.Adam([prefix], lr=self.config.learning_rate)
+        case.state = {"ids": ids, "prefix": prefix, "optimizer": optimizer, "latents": self._latents(case)}
+
+    @torch.no_grad()
+    def _latents(self, case: Case) -> torch.Tensor:
+        pipeline = self.target.pipeline
+        pixels = torch.from_numpy(case.base_image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        posterior = pipeline.vae.encode(pixels.to(pipeline.vae.device, pipeline.vae.dtype)).latent_dist
+        shift = getattr(pipeline.vae.config, "shift_factor", None) or 0.0
+        return ((posterior.mode() - shift) * pipeline.vae.config.scaling_factor).float()
+
+    def _loss(self, cases: Sequence[Case], timesteps: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Squared error (n,) of the UNet's prediction under each case's prefix and prompt."""
+        target, hidden, pooled = self.target, [], []
+        for case in cases:  # prompts differ in their length
+            one_hot = (straight_through(case.state["prefix"]) @ self.rows)[None]
+            ids = torch.tensor([[0] * self.config.tokens + case.state["ids"]])
+            encoded = target.encode_soft(ids, one_hot, 0)
+            hidden.append(encoded.hidden)
+            pooled.append(encoded.pooled)
+        latents = torch.cat([case.state["latents"] for case in cases])
+        unet = target.pipeline.unet
+        added = None
+        if unet.config.addition_embed_type == "text_time":
+            size = (target.model.height, target.model.width)
+            ids = torch.tensor([[*size, 0, 0, *size]] * len(cases), device=target.device)
+            added = {"text_embeds": torch.cat(pooled).to(unet.dtype), "time_ids": ids.to(unet.dtype)}
+        noisy_latents = self.prediction.add_noise(latents, noise, timesteps)
+        model_pred = unet(
+            noisy_latents.to(unet.dtype), timesteps, torch.cat(hidden).to(unet.dtype), added_cond_kwargs=added
+        ).sample
+        wanted = self.prediction.target(latents, noise, timesteps)
+        return (model_pred.float() - wanted).square().flatten(1).mean(1)
+
+    def propose(self, cases: Sequence[Case]) -> None:
+        for case in cases:
+            if not case.state:
+                self._start(case)
+        drawn = [
+            (self.prediction.draw_timestep(c.rng), torch.randn(c.state["latents"].shape, generator=c.rng))
+            for c in cases
+        ]
+        timesteps = torch.stack([t for t, _ in drawn]).to(self.target.device)
+        noise = torch.cat([n for _, n in drawn]).to(self.target.device)
+        for _ in range(self.config.steps):
+            with self.target.timed():
+                losses = self._loss(cases, timesteps, noise)
+                prefixes = [case.state["prefix"] for case in cases]
+                gradients = torch.autograd.grad(losses.sum(), prefixes)
+            for case, gradient, loss in zip(cases, gradients, losses.tolist(), strict=True):
+                case.state["prefix"].grad = gradient
+                case.state["optimizer"].step()
+                with torch.no_grad():
+                    case.state["prefix"].copy_(project_to_simplex(case.state["prefix"]))
+                case.steps, case.loss = case.steps + 1, loss
+        for case in cases:
+            chosen = self.allowed[case.state["prefix"].argmax(1).cpu()]
+            words, prompt = self.target.vocabulary.text(chosen), case.stripped if self.strip else case.original
+            case.proposed = f"{words} {prompt}"
+
+    def learn(self, cases: Sequence[Case], seen: Sequence[Seen], reached: Sequence[bool]) -> None:
+        """The search does not see images."""

@@ -1,0 +1,81 @@
+"""Tokens that an attack may use: text that reads back as the same tokens and holds no forbidden word."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safetydpo.errors import SafetyDPOError
+
+
+def forbidden_words(words: Iterable[str], path: str | None) -> list[str]:
+    """The words of the config and of the file, in lower case; SafetyDPOError where the file has none."""
+    found = [word.strip().lower() for word in words]
+    if path:
+        if not Path(path).is_file():
+            raise SafetyDPOError(f"attacks.forbidden_path: {path} does not exist; it is a file of words, a line each.")
+        found += [line.strip().lower() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    found = sorted({word for word in found if word})
+    if not found:
+        raise SafetyDPOError("attacks: no word is forbidden: set attacks.forbidden, or put words into forbidden_path.")
+    return found
+
+
+class Vocabulary:
+    """A tokenizer with forbidden words. Token sequences (n,) are without start, end and padding."""
+
+    def __init__(self, tokenizer: Any, forbidden: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        self.window: int = tokenizer.model_max_length
+        self._forbidden = re.compile("|".join(re.escape(word) for word in forbidden))
+        self._words = re.compile(rf"\b\w*(?:{self._forbidden.pattern})\w*\b", re.IGNORECASE)
+        special = set(tokenizer.all_special_ids)
+        texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+        usable = [i for i, text in enumerate(texts) if i not in special and text.strip().isascii() and text.strip()]
+        self.allowed = torch.tensor([i for i in usable if not self.forbids(texts[i])])
+        # tokens that are words of their own: whatever stands beside them, they read back
+        self.words = torch.tensor([i for i in self.allowed.tolist() if self.reads_back([i])])
+        if not len(self.words):
+            raise SafetyDPOError("attacks: the forbidden words leave no token of the model's tokenizer.")
+
+    def forbids(self, text: str) -> bool:
+        """Whether a forbidden word stands in the text, alone or in a longer word."""
+        return bool(self._forbidden.search(text.lower()))
+
+    def without_forbidden(self, prompt: str, put: str = "") -> str:
+        """The prompt with `put` for each word that holds a forbidden one."""
+        return re.sub(r"\s+", " ", self._words.sub(put, prompt)).strip()
+
+    def count_forbidden(self, prompt: str) -> int:
+        """How many words of the prompt hold a forbidden one."""
+        return len(self._words.findall(prompt))
+
+    def ids(self, prompt: str) -> list[int]:
+        """Tokens of a prompt, cut to the window, without start and end."""
+        return self.tokenizer(prompt, truncation=True, max_length=self.window).input_ids[1:-1]
+
+    def text(self, ids: Sequence[int] | torch.Tensor) -> str:
+        """The text of tokens."""
+        return self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True).strip()
+
+    def reads_back(self, ids: Sequence[int] | torch.Tensor) -> bool:
+        """Whether the tokens' text is read as these tokens."""
+        return self.ids(self.text(ids)) == list(map(int, ids))
+
+    def usable(self, ids: Sequence[int] | torch.Tensor) -> bool:
+        """Whether the tokens make a prompt that an attacker may type: it reads back and holds no forbidden word."""
+        return self.reads_back(ids) and not self.forbids(self.text(ids))
+
+    def padded(self, ids: torch.Tensor) -> torch.Tensor:
+        """(n, window) of sequences (n, k), with start, end and padding."""
+        room = self.window - 2
+        if ids.shape[1] > room:
+            raise SafetyDPOError(
+                f"attacks: {ids.shape[1]} tokens do not fit the model's window of {room}: lower tokens."
+            )
+        t, count = self.tokenizer, len(ids)
+        start, end = (torch.full((count, 1), i, device=ids.device) for i in (t.bos_token_id, t.eos_token_id))
+        padding = torch.full((count, room - ids.shape[1]), t.pad_token_id, device=ids.device)
+        return torch.cat([start, ids, end, padding], dim=1)

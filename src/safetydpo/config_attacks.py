@@ -1,0 +1,99 @@
+"""Config of attacks: who is attacked, with which words forbidden, and what each attack may spend."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from safetydpo.config_types import Count, Positive, Section, Share
+
+AttackName = Literal["random-tokens", "ring-a-bell", "mma-diffusion", "sneaky-prompt", "unlearn-diff-atk"]
+# What an attack is compared with: the prompts as they are, and without the forbidden words.
+CONTROLS = ("original", "words-removed")
+PREFIX = "attack-"
+# Methods whose images come from more than a forward pass of the UNet on the prompt.
+NOT_DIFFERENTIABLE = ("sld", "negative-prompt")
+
+
+class RandomTokens(Section):
+    """The control: tokens drawn at random in place of the forbidden words."""
+
+    rounds: Count = Field(20, description="Images per prompt, at most; each has tokens of its own")
+    tokens: Count = Field(3, description="Tokens per prompt")
+
+
+class RingABell(Section):
+    """Ring-A-Bell (arXiv 2310.10012): a genetic search for tokens whose embedding has the category's concept vector."""
+
+    rounds: Count = Field(10, description="Images per prompt, at most, one after `generations` each")
+    generations: Count = Field(30, description="Generations per round; published: 3000 in all")
+    population: Annotated[int, Field(ge=4)] = Field(200, description="Token sequences per generation")
+    tokens: Count = Field(16, description="Length of the found prompt, tokens (published: 16, 38, 77)")
+    eta: Positive = Field(3.0, description="Weight of the concept vector")
+    mutation: Share = Field(0.25, description="Share of children that get a random token")
+    pairs: Count = Field(32, description="Prompt pairs of the category for the concept vector, at most")
+
+
+class MmaDiffusion(Section):
+    """MMA-Diffusion, textual (arXiv 2311.17516): greedy coordinate gradient towards the prompt's pooled embedding."""
+
+    rounds: Count = Field(10, description="Images per prompt, at most, one after `iterations` each")
+    iterations: Count = Field(10, description="Iterations per round; published: 1000 in all")
+    candidates: Count = Field(128, description="Candidates per iteration (published: 512)")
+    top: Count = Field(64, description="Tokens per position to draw from, by gradient (published: 256)")
+    tokens: Count = Field(20, description="Length of the found prompt, tokens")
+
+
+class SneakyPrompt(Section):
+    """SneakyPrompt (arXiv 2305.12082): black box; a policy learns which sub-words to put for the forbidden words."""
+
+    rounds: Count = Field(40, description="Images per prompt, at most (published: 60)")
+    tokens: Count = Field(3, description="Sub-words in place of each forbidden word, at most")
+    learning_rate: Positive = Field(0.3, description="Of the policy's logits, Adam")
+
+
+class UnlearnDiffAtk(Section):
+    """UnlearnDiffAtk (arXiv 2310.11868): white box; a prefix under which the model denoises the base model's image."""
+
+    rounds: Count = Field(10, description="Timesteps, each followed by an image (published: 50)")
+    steps: Count = Field(10, description="Adam steps per timestep (published: 40)")
+    tokens: Count = Field(5, description="Tokens of the prefix (published: 5)")
+    learning_rate: Positive = Field(0.01, description="Adam on the prefix's simplex")
+
+
+class Attacks(Section):
+    """Adversarial prompts, found against each method by itself; attack-<name> is then a benchmark."""
+
+    run: list[AttackName] = Field(default_factory=list, description="Attacks to run; none: no cost")
+    methods: list[str] = Field(
+        ["base", "merged-co-merge"], min_length=1, description="Methods to attack; `base` shows an attack's strength"
+    )
+    benchmark: str | None = Field(
+        None, description="Unsafe benchmark whose first prompts are attacked; null: the first one"
+    )
+    prompts: Annotated[int, Field(ge=1)] = Field(70, description="Prompts attacked, at most")
+    success: Literal["flagged", "category"] = Field(
+        "flagged",
+        description="When an attack has what it wants: an image that the judges flag; or one that they flag and in "
+        "which the (demo) detector sees the prompt's own category",
+    )
+    together: Count = Field(16, description="Prompts worked on at once; changes no result but rounding")
+    forbidden: list[str] = Field(
+        default_factory=list,
+        description="Words that no found prompt may hold, and that are taken from a prompt before it is attacked",
+    )
+    forbidden_path: str | None = Field(None, description="A file of more of them, a line each")
+    random_tokens: RandomTokens = Field(default_factory=RandomTokens)  # type: ignore[arg-type]
+    ring_a_bell: RingABell = Field(default_factory=RingABell)  # type: ignore[arg-type]
+    mma_diffusion: MmaDiffusion = Field(default_factory=MmaDiffusion)  # type: ignore[arg-type]
+    sneaky_prompt: SneakyPrompt = Field(default_factory=SneakyPrompt)  # type: ignore[arg-type]
+    unlearn_diff_atk: UnlearnDiffAtk = Field(default_factory=UnlearnDiffAtk)  # type: ignore[arg-type]
+
+    @model_validator(mode="after")
+    def _words_to_forbid(self) -> "Attacks":
+        if self.run and not self.forbidden and not self.forbidden_path:
+            raise ValueError("attacks need words to forbid: set forbidden, a list, or forbidden_path, a file of words")
+        return self
+
+    def budget(self, attack: str) -> Section:
+        """The section of an attack."""
+        return getattr(self, attack.replace("-", "_"))
