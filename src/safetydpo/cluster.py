@@ -15,7 +15,8 @@ ADVICE = {
     r"status is: 'CANCELLED'": "A job was cancelled: the same command goes on from here.",
     r"status is: '(NODE_FAIL|PREEMPTED|BOOT_FAIL)'": "A node failed or was taken back: the same command goes on from "
     "here.",
-    r"[Ii]nvalid account": f"Slurm does not know the account: set default-resources: slurm_account in {SITE}.",
+    r"[Ii]nvalid account|account \S+ appears to be invalid": "Slurm does not know the account: set default-resources: "
+    f"slurm_account in {SITE}.",
     r"[Ii]nvalid partition": "Slurm does not know the partition: name those of your cluster in slurm/partitions.yaml, "
     f"or in a file of your own that {SITE} names.",
     r"[Mm]emory specification can not be satisfied|node configuration is not available|CPU count .*satisfied": "No "

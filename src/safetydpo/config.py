@@ -2,13 +2,15 @@
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from safetydpo.config_ablation import Study, Variant
+from safetydpo.config_attacks import CONTROLS, Attacks, attack_benchmark
 from safetydpo.config_baselines import Baselines
 from safetydpo.config_checks import problems_of
+from safetydpo.config_evaluate import Benchmark, Cell, Evaluate, Judges
 from safetydpo.config_prompts import Category, Prompts
 from safetydpo.config_types import Count, Name, Positive, Section, Share
 from safetydpo.errors import SafetyDPOError
@@ -25,6 +27,7 @@ STAGE_VERSION = {
     "merge": 1,
     "tune": 3,
     "baseline": 1,
+    "attack": 1,
     "score": 3,
     "metrics": 2,
     "report": 3,
@@ -175,96 +178,6 @@ class Tune(Section):
     )
 
 
-class Benchmark(Section):
-    """A set of prompts to report on."""
-
-    name: Name = Field(description="Id in file names")
-    kind: Literal["unsafe", "safe", "benign"] = Field(description="What the prompts ask for")
-    source: Literal["demo", "file", "split"] = Field(
-        "file",
-        description="demo: the demo world's grammar; file: a csv or Parquet; split: the pairs that prompts.test_share "
-        "holds out, their unsafe prompts, or their safe ones for kind `safe`",
-    )
-    path: str | None = Field(None, description="csv or Parquet with a `prompt` column, for source `file`")
-    limit: Count | None = Field(None, description="Prompts, at most; null: evaluate.n")
-    seed: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Of what the file does not say: draws, seeds of images; null: the run's"
-    )
-    images: Count = Field(1, description="Images per prompt, each from a seed of its own")
-
-    @model_validator(mode="after")
-    def _path_for_file(self) -> "Benchmark":
-        if self.source == "file" and not self.path:
-            raise ValueError("source `file` needs a path, a csv or Parquet with a `prompt` column")
-        if self.source == "split" and self.kind == "benign":
-            raise ValueError("source `split` has unsafe and safe prompts, none of kind `benign`")
-        return self
-
-    @property
-    def asks_demo_for_categories(self) -> bool:
-        """Whether its prompts depend on the categories of the run; those of a file are what they are."""
-        return self.source == "demo" and self.kind == "unsafe"
-
-
-class Cells(Section):
-    """Cells of the evaluation matrix: every method here on every benchmark here."""
-
-    methods: list[str] = Field(min_length=1, description="`experts` stands for one expert-<category> each")
-    benchmarks: list[str] = Field(min_length=1, description="Names of benchmarks")
-    n: Count | None = Field(None, description="Prompts of each benchmark, the first n; null: all")
-    own_category: bool = Field(False, description="Experts see the prompts of their own category only")
-
-
-class Cell(NamedTuple):
-    """One method on one benchmark; `n` and `category` narrow the prompts down (null: all of them)."""
-
-    method: str
-    benchmark: str
-    n: int | None
-    category: str | None
-
-
-class Judges(Section):
-    """What calls an image inappropriate, and what measures similarity to the prompt."""
-
-    q16_clip: str = Field(description="CLIP folder or hub id of Q16")
-    q16_prompts: str = Field(description="Tuned prompt embeddings (2, d): safetensors, or the published prompts.p")
-    detector: Literal["demo", "nudenet", "none"] = Field(
-        "none",
-        description="Second judge beside Q16: the demo world's, or NudeNet (extra `nudenet`; its licence is the AGPL)",
-    )
-    detector_path: str | None = Field(None, description="Folder of the demo detector's weights")
-    clip_score: str = Field(description="CLIP folder or hub id for CLIPScore")
-    features: Literal["clip", "inception", "detector"] = Field(
-        "clip",
-        description="Features of FID and KID: the CLIP of CLIPScore, Inception (published values are in these; extra "
-        "`fid`), or the demo detector's",
-    )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Arithmetic of CLIP; in bfloat16, Q16 looks again in float32 where it is in doubt"
-    )
-
-    @model_validator(mode="after")
-    def _path_for_detector(self) -> "Judges":
-        if self.detector == "demo" and not self.detector_path:
-            raise ValueError("the demo detector needs detector_path, the folder of its weights")
-        if self.features == "detector" and self.detector != "demo":
-            raise ValueError("features: only the demo detector has any; use clip or inception")
-        return self
-
-
-class Evaluate(Section):
-    """The matrix of methods and benchmarks, and how their scores are summarised."""
-
-    n: Count = Field(description="Prompts per benchmark, at most")
-    shards: Count = Field(1, description="Image files per method and benchmark, each a job of its own")
-    matrix: list[Cells] = Field(min_length=1)
-    bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="Resamples of the 95 % intervals")
-    fid_reference: str | None = Field(
-        None, description="Method whose images are the FID and KID reference; null: neither is measured"
-    )
-
-
 class Report(Section):
     """The report page."""
 
@@ -302,6 +215,7 @@ class Config(Section):
     benchmarks: list[Benchmark] = Field(min_length=1)
     judges: Judges
     evaluate: Evaluate
+    attacks: Attacks = Field(default_factory=Attacks)  # type: ignore[arg-type]
     ablation: list[Study] = Field(default_factory=list, description="Studies, each a target of its own")
     report: Report = Field(default_factory=Report)  # type: ignore[arg-type]
     resources: Resources = Field(default_factory=Resources)  # type: ignore[arg-type]
@@ -354,6 +268,26 @@ class Config(Section):
                     category = name.removeprefix("expert-") if cells.own_category and name != method else None
                     found.setdefault((name, benchmark), Cell(name, benchmark, cells.n, category))
         return found
+
+    @property
+    def attack_names(self) -> list[str]:
+        """The attacks of the run and what they are compared with; none where no attack is asked for."""
+        return [*CONTROLS, *self.attacks.run] if self.attacks.run else []
+
+    def attack_cells(self) -> list[tuple[str, str]]:
+        """(method, benchmark) of every attack: a benchmark of prompts that were found against that method."""
+        names = [attack_benchmark(name) for name in self.attack_names]
+        return list(itertools.product(self.attacks.methods, names)) if names else []
+
+    def kinds(self) -> dict[str, str]:
+        """Benchmark, those of attacks too -> unsafe, safe or benign."""
+        return {b.name: b.kind for b in self.benchmarks} | {b: "unsafe" for _, b in self.attack_cells()}
+
+    @property
+    def attacked_benchmark(self) -> str:
+        """The unsafe benchmark whose prompts are attacked."""
+        unsafe = [b.name for b in self.benchmarks if b.kind == "unsafe"]
+        return self.attacks.benchmark or unsafe[0]
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

@@ -9,22 +9,24 @@ from safetydpo.config_types import Count, Positive, Section, Share
 AttackName = Literal["random-tokens", "ring-a-bell", "mma-diffusion", "sneaky-prompt", "unlearn-diff-atk"]
 # What an attack is compared with: the prompts as they are, and without the forbidden words.
 CONTROLS = ("original", "words-removed")
-PREFIX = "attack-"
 # Methods whose images come from more than a forward pass of the UNet on the prompt.
 NOT_DIFFERENTIABLE = ("sld", "negative-prompt")
+
+
+def attack_benchmark(attack: str) -> str:
+    """Name of the benchmark of prompts that an attack found."""
+    return f"attack-{attack}"
 
 
 class RandomTokens(Section):
     """The control: tokens drawn at random in place of the forbidden words."""
 
-    rounds: Count = Field(20, description="Images per prompt, at most; each has tokens of its own")
     tokens: Count = Field(3, description="Tokens per prompt")
 
 
 class RingABell(Section):
     """Ring-A-Bell (arXiv 2310.10012): a genetic search for tokens whose embedding has the category's concept vector."""
 
-    rounds: Count = Field(10, description="Images per prompt, at most, one after `generations` each")
     generations: Count = Field(30, description="Generations per round; published: 3000 in all")
     population: Annotated[int, Field(ge=4)] = Field(200, description="Token sequences per generation")
     tokens: Count = Field(16, description="Length of the found prompt, tokens (published: 16, 38, 77)")
@@ -36,7 +38,6 @@ class RingABell(Section):
 class MmaDiffusion(Section):
     """MMA-Diffusion, textual (arXiv 2311.17516): greedy coordinate gradient towards the prompt's pooled embedding."""
 
-    rounds: Count = Field(10, description="Images per prompt, at most, one after `iterations` each")
     iterations: Count = Field(10, description="Iterations per round; published: 1000 in all")
     candidates: Count = Field(128, description="Candidates per iteration (published: 512)")
     top: Count = Field(64, description="Tokens per position to draw from, by gradient (published: 256)")
@@ -46,7 +47,6 @@ class MmaDiffusion(Section):
 class SneakyPrompt(Section):
     """SneakyPrompt (arXiv 2305.12082): black box; a policy learns which sub-words to put for the forbidden words."""
 
-    rounds: Count = Field(40, description="Images per prompt, at most (published: 60)")
     tokens: Count = Field(3, description="Sub-words in place of each forbidden word, at most")
     learning_rate: Positive = Field(0.3, description="Of the policy's logits, Adam")
 
@@ -54,7 +54,6 @@ class SneakyPrompt(Section):
 class UnlearnDiffAtk(Section):
     """UnlearnDiffAtk (arXiv 2310.11868): white box; a prefix under which the model denoises the base model's image."""
 
-    rounds: Count = Field(10, description="Timesteps, each followed by an image (published: 50)")
     steps: Count = Field(10, description="Adam steps per timestep (published: 40)")
     tokens: Count = Field(5, description="Tokens of the prefix (published: 5)")
     learning_rate: Positive = Field(0.01, description="Adam on the prefix's simplex")
@@ -75,6 +74,9 @@ class Attacks(Section):
         "flagged",
         description="When an attack has what it wants: an image that the judges flag; or one that they flag and in "
         "which the (demo) detector sees the prompt's own category",
+    )
+    rounds: Count = Field(
+        20, description="Images per prompt, at most; an attack works between them (published: SneakyPrompt 60)"
     )
     together: Count = Field(16, description="Prompts worked on at once; changes no result but rounding")
     forbidden: list[str] = Field(

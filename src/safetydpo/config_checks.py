@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from safetydpo.config_attacks import NOT_DIFFERENTIABLE
+
 if TYPE_CHECKING:
     from safetydpo.config import Config
 
@@ -23,7 +25,14 @@ def _train_sections(config: "Config") -> list[str]:
 
 def problems_of(config: "Config") -> list[str]:
     """Every problem, `path: what is wrong`; those of the matrix only where its names exist."""
-    problems = [*_repeated(config), *_unknown(config), *_counts(config), *_files(config), *_train_sections(config)]
+    problems = [
+        *_repeated(config),
+        *_unknown(config),
+        *_counts(config),
+        *_files(config),
+        *_train_sections(config),
+        *_attacks(config),
+    ]
     return problems or [*_without_base(config), *_without_reference(config)]
 
 
@@ -83,6 +92,40 @@ def _files(config: "Config") -> list[str]:
         if wanted and not config.train.preserve.path:
             keys = "train.preserve.weight or baselines.uce.retain"
             problems.append(f"train.preserve.path: needed with {keys}, a file of harmless prompts")
+    return problems
+
+
+def _attacks(config: "Config") -> list[str]:
+    attacks = config.attacks
+    if not attacks.run:
+        return []
+    methods = config.methods()
+    problems = [
+        f"attacks.methods: no method `{m}`; there are {', '.join(methods)}" for m in attacks.methods if m not in methods
+    ]
+    unsafe = [b.name for b in config.benchmarks if b.kind == "unsafe"]
+    if not unsafe:
+        problems.append("attacks.benchmark: there is no benchmark of kind `unsafe`, whose prompts could be attacked")
+    elif attacks.benchmark and attacks.benchmark not in unsafe:
+        problems.append(
+            f"attacks.benchmark: `{attacks.benchmark}` is no unsafe benchmark; there are {', '.join(unsafe)}"
+        )
+    if attacks.success == "category" and config.judges.detector != "demo":
+        problems.append("attacks.success: `category` needs judges.detector: demo, which sees categories; use `flagged`")
+    if attacks.prompts < config.evaluate.shards:
+        problems.append(f"attacks.prompts: {attacks.prompts} is fewer than evaluate.shards, {config.evaluate.shards}")
+    if "unlearn-diff-atk" in attacks.run:
+        problems += [
+            f"attacks.methods: unlearn-diff-atk needs gradients of the UNet, which `{m}` does not give: it acts while "
+            "rendering; take one of the two out"
+            for m in attacks.methods
+            if m.startswith(NOT_DIFFERENTIABLE)
+        ]
+        target = attacks.benchmark or (unsafe or [""])[0]
+        if ("base", target) not in config.cells():
+            problems.append(
+                f"attacks: unlearn-diff-atk starts from base's images: put `base` on {target} in the matrix"
+            )
     return problems
 
 

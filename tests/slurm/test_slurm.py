@@ -260,4 +260,4 @@ def test_shards_go_out_as_a_job_array(done, tmp_path):
 
 def test_short_jobs_share_a_wait_in_the_queue(done):
     logs = {path.name for path in (done.folder / "logs/slurm").iterdir()}
-    assert {"group_merge", "group_report"} <= logs
+    assert {"group_merge_coactivation_merge_experts", "group_report_metrics_report"} <= logs

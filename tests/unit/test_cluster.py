@@ -17,6 +17,7 @@ from safetydpo.errors import SafetyDPOError
             "sbatch: error: Batch job submission failed: Invalid account or account/partition combination",
             "slurm_account",
         ),
+        ("The given account nobody appears to be invalid. Available accounts:", "slurm_account"),
         ("sbatch: error: invalid partition specified: nowhere", "slurm/partitions.yaml"),
         ("sbatch: error: Memory specification can not be satisfied", "No node has"),
     ],

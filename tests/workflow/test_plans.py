@@ -40,6 +40,7 @@ def test_a_missing_model_is_one_sentence_before_anything_else(tmp_path):
     assert "Model stable-diffusion-v1-5/stable-diffusion-v1-5 cannot be loaded" in done.stdout
     assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5" in done.stdout
     assert "Traceback" not in done.stdout.split("check_model: Model")[0]
+    assert "__onerror" not in done.stdout
 
 
 def test_missing_judges_are_one_sentence_before_anything_is_rendered(tmp_path):

@@ -11,5 +11,6 @@ onstart:
 
 
 onerror:
-    for sentence in advice(open(log, encoding="utf-8", errors="replace").read()):
+    said = "".join(open(path, encoding="utf-8", errors="replace").read() for path in log)
+    for sentence in advice(said):
         print(f"\n{sentence}", file=sys.stderr)

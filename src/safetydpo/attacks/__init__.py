@@ -36,8 +36,6 @@ class Case:
 class Attack(Protocol):
     """What the rounds are made of."""
 
-    rounds: int
-
     def propose(self, cases: Sequence[Case]) -> None:
         """Set `proposed` of each case, after as many inner steps as a round has; add to `steps`, set `loss`."""
         ...

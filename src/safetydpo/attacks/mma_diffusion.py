@@ -41,7 +41,7 @@ class GradientSearch:
     """Greedy coordinate gradient, a prompt at a time; an iteration's candidates are one batch."""
 
     def __init__(self, target: Target, config: MmaDiffusion) -> None:
-        self.target, self.config, self.rounds = target, config, config.rounds
+        self.target, self.config = target, config
         self.length = min(config.tokens, target.vocabulary.window - 2)
 
     def _start(self, case: Case) -> None:

@@ -14,8 +14,6 @@ TRIES = 50
 class Unchanged:
     """One image a prompt: as it is, or without its forbidden words."""
 
-    rounds = 1
-
     def __init__(self, stripped: bool) -> None:
         self.stripped = stripped
 
@@ -42,7 +40,7 @@ class RandomSearch:
     """Random tokens where the forbidden words were, others each round: what luck finds with the same queries."""
 
     def __init__(self, target: Target, config: RandomTokens) -> None:
-        self.target, self.config, self.rounds = target, config, config.rounds
+        self.target, self.config = target, config
 
     def propose(self, cases: Sequence[Case]) -> None:
         for case in cases:

@@ -46,7 +46,7 @@ class RingSearch:
 
     def __init__(self, target: Target, config: RingABell, pairs: Mapping[str, tuple[list[str], list[str]]]) -> None:
         """pairs: category -> unsafe and safe prompts."""
-        self.target, self.config, self.rounds = target, config, config.rounds
+        self.target, self.config = target, config
         self.length = min(config.tokens, target.vocabulary.window - 2)
         self.vectors = {
             category: concept_vector(*(target.encode_prompts(prompts[: config.pairs]) for prompts in both))

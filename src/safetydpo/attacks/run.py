@@ -55,10 +55,10 @@ def succeeded(case: Case, seen: Seen, wanted: str) -> bool:
     return seen.flagged and (wanted == "flagged" or seen.category in case.category.split("|"))
 
 
-def attacked(attack: Attack, target: Target, cases: Sequence[Case], wanted: str, finished: Any) -> None:
+def attacked(attack: Attack, target: Target, cases: Sequence[Case], rounds: int, wanted: str, finished: Any) -> None:
     """All rounds on a batch of prompts; `finished(case)` is called as each ends."""
     going = list(cases)
-    for number in range(attack.rounds):
+    for number in range(rounds):
         begin = perf_counter()
         attack.propose(going)
         seen = target.look([case.proposed for case in going], [case.seed for case in going])
@@ -67,7 +67,7 @@ def attacked(attack: Attack, target: Target, cases: Sequence[Case], wanted: str,
         seconds = (perf_counter() - begin) / len(going)
         for case, success in zip(going, reached, strict=True):
             case.queries, case.seconds, case.success = case.queries + 1, case.seconds + seconds, success
-            if case.success or number + 1 == attack.rounds:
+            if case.success or number + 1 == rounds:
                 finished(case)
         going = [case for case in going if not case.success]
         if not going:

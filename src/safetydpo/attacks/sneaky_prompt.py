@@ -31,7 +31,7 @@ class PolicySearch:
     """One policy a prompt."""
 
     def __init__(self, target: Target, config: SneakyPrompt) -> None:
-        self.target, self.config, self.rounds = target, config, config.rounds
+        self.target, self.config = target, config
 
     def _start(self, case: Case) -> None:
         logits = torch.zeros(self.config.tokens, len(self.target.vocabulary.allowed), requires_grad=True)

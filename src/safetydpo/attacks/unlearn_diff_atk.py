@@ -36,7 +36,7 @@ class PrefixSearch:
 
     def __init__(self, target: Target, config: UnlearnDiffAtk, strip: bool) -> None:
         """strip: attack the prompts without their forbidden words (of a model that draws them when asked)."""
-        self.target, self.config, self.rounds, self.strip = target, config, config.rounds, strip
+        self.target, self.config, self.strip = target, config, strip
         self.prediction: Any = prediction_of(target.pipeline.scheduler.config, target.model.id)
         self.allowed = target.vocabulary.words
         with torch.device(target.device):
