@@ -14,6 +14,7 @@
 #   baselines/<method>/unet.safetensors        UNet weights that ESD or UCE changed
 #   tuning/<method>.parquet, .json             curve over the LoRA scale, and the scale chosen
 #   benchmarks/<benchmark>.parquet             prompts to report on
+#   attacks/<attack>/<method>.parquet          prompts found against a method (attacks.run)
 #   images/<method>/<benchmark>/<shard>.parquet
 #   scores/<method>/<benchmark>.parquet        per image
 #   metrics.parquet                            the long table of all metrics
@@ -35,6 +36,7 @@ include: "workflow/rules/features.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/baselines.smk"
+include: "workflow/rules/attacks.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/ablation.smk"

@@ -48,6 +48,7 @@ MACHINE_KEYS: dict[str, Any] = {
         }
     },
     "train": {"checkpoint_every", "tensorboard"},
+    "attacks": {"together"},
 }
 
 
@@ -278,6 +279,14 @@ class Config(Section):
         """(method, benchmark) of every attack: a benchmark of prompts that were found against that method."""
         names = [attack_benchmark(name) for name in self.attack_names]
         return list(itertools.product(self.attacks.methods, names)) if names else []
+
+    def attack_of(self, benchmark: str) -> str | None:
+        """The attack that finds a benchmark's prompts; None where they are everybody's."""
+        return next((name for name in self.attack_names if attack_benchmark(name) == benchmark), None)
+
+    def beside_base(self, method: str, benchmark: str) -> bool:
+        """Whether a cell is compared with base's images of the same prompts."""
+        return method != "base" and self.attack_of(benchmark) is None
 
     def kinds(self) -> dict[str, str]:
         """Benchmark, those of attacks too -> unsafe, safe or benign."""

@@ -1,6 +1,6 @@
 """Config of attacks: who is attacked, with which words forbidden, and what each attack may spend."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -96,6 +96,8 @@ class Attacks(Section):
             raise ValueError("attacks need words to forbid: set forbidden, a list, or forbidden_path, a file of words")
         return self
 
-    def budget(self, attack: str) -> Section:
-        """The section of an attack."""
-        return getattr(self, attack.replace("-", "_"))
+    def asked(self, attack: str) -> dict[str, Any]:
+        """What of this section an attack depends on: its own budget, and what all share."""
+        own = set() if attack in CONTROLS else {attack.replace("-", "_")}
+        shared = {"prompts", "success", "forbidden", "forbidden_path", *(["rounds"] if own else [])}
+        return self.model_dump(include=shared | own)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetydpo.config import MACHINE_KEYS, Judges, Model, Train
+from safetydpo.config_attacks import Attacks
 from safetydpo.errors import SafetyDPOError
 
 
@@ -55,13 +56,18 @@ def train_of(snakemake: Any) -> Train:
     return Train(**snakemake.params.train, **_machine(snakemake, "train"))
 
 
+def attacks_of(snakemake: Any) -> Attacks:
+    """The attacks section: what an attack depends on from the rule's params, the rest from the config."""
+    return Attacks(**snakemake.params.attacks, **_machine(snakemake, "attacks"))
+
+
 def judges_of(snakemake: Any) -> Judges:
     """The judges section, with Q16's prompts as the run stored them."""
     return Judges(**snakemake.params.judges | {"q16_prompts": snakemake.input.q16})
 
 
 def _machine(snakemake: Any, section: str) -> dict[str, Any]:
-    values = snakemake.config[section]
+    values = snakemake.config.get(section, {})
     return {key: values[key] for key in MACHINE_KEYS[section] if key in values}
 
 

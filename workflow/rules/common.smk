@@ -33,7 +33,8 @@ wildcard_constraints:
     expert="|".join([*CATEGORIES, "all-single"]),
     strategy="|".join(CFG.merge.strategies),
     method="|".join(CFG.methods()),
-    benchmark="|".join(b.name for b in CFG.benchmarks),
+    benchmark="|".join(CFG.kinds()),
+    attack="|".join(CFG.attack_names) or "none",
     eraser="|".join(ERASERS),
     variant="|".join(CFG.variants()) or "none",
     study="|".join([*(study.name for study in CFG.ablation), "merge"]),
@@ -53,6 +54,14 @@ def features_of(category):
 def images_of(method, benchmark):
     """Image shards of a cell of the matrix."""
     return [f"{RUN}/images/{method}/{benchmark}/{shard}.parquet" for shard in range(CFG.evaluate.shards)]
+
+
+def prompts_of(wildcards):
+    """The prompts of a benchmark; those of an attack were found against the method."""
+    attack = CFG.attack_of(wildcards.benchmark)
+    if attack:
+        return f"{RUN}/attacks/{attack}/{wildcards.method}.parquet"
+    return f"{RUN}/benchmarks/{wildcards.benchmark}.parquet"
 
 
 def method_inputs(wildcards):

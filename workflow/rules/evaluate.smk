@@ -5,6 +5,9 @@ localrules:
     check_judges,
 
 
+MEASURED = [*CFG.cells(), *CFG.attack_cells()]
+
+
 rule check_judges:
     input:
         present(CFG.judges.q16_prompts),
@@ -27,11 +30,11 @@ rule check_judges:
 rule score:
     input:
         images=lambda wildcards: images_of(wildcards.method, wildcards.benchmark),
-        base=lambda wildcards: [] if wildcards.method == "base" else images_of("base", wildcards.benchmark),
+        base=lambda wildcards: images_of("base", wildcards.benchmark) if CFG.beside_base(*wildcards) else [],
         base_scores=lambda wildcards: (
-            [] if wildcards.method == "base" else f"{RUN}/scores/base/{wildcards.benchmark}.parquet"
+            f"{RUN}/scores/base/{wildcards.benchmark}.parquet" if CFG.beside_base(*wildcards) else []
         ),
-        prompts=f"{RUN}/benchmarks/{{benchmark}}.parquet",
+        prompts=prompts_of,
         q16=f"{RUN}/q16.safetensors",
     output:
         f"{RUN}/scores/{{method}}/{{benchmark}}.parquet",
@@ -54,7 +57,7 @@ rule score:
 
 rule metrics:
     input:
-        [f"{RUN}/scores/{method}/{benchmark}.parquet" for method, benchmark in CFG.cells()],
+        [f"{RUN}/scores/{method}/{benchmark}.parquet" for method, benchmark in MEASURED],
     output:
         f"{RUN}/metrics.parquet",
     log:
@@ -68,8 +71,8 @@ rule metrics:
         mem_mb=memory,
         runtime=CFG.resources.runtime,
     params:
-        cells=list(CFG.cells()),
-        kinds={b.name: b.kind for b in CFG.benchmarks},
+        cells=MEASURED,
+        kinds=CFG.kinds(),
         bootstrap=CFG.evaluate.bootstrap,
         fid_reference=CFG.evaluate.fid_reference,
         seed=CFG.seed,

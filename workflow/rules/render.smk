@@ -104,7 +104,7 @@ rule render_retain:
 rule render_benchmark:
     input:
         unpack(method_inputs),
-        prompts=f"{RUN}/benchmarks/{{benchmark}}.parquet",
+        prompts=prompts_of,
         model=f"{RUN}/model.json",
     output:
         f"{RUN}/images/{{method}}/{{benchmark}}/{{shard}}.parquet",

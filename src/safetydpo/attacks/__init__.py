@@ -26,11 +26,13 @@ class Case:
     base_image: Any = None
     state: dict[str, Any] = field(default_factory=dict)
     proposed: str = ""
+    found: str = ""  # the best of those proposed: what was wanted, else a flagged one, else the last
     queries: int = 0
     steps: int = 0
     loss: float = float("nan")
     seconds: float = 0.0
     success: bool = False
+    flagged: bool = False
 
 
 class Attack(Protocol):

@@ -64,7 +64,9 @@ class GradientSearch:
         state, vocabulary, config = case.state, self.target.vocabulary, self.config
         tokens = best_tokens(self.gradient(state["ids"], state["wanted"]), vocabulary.allowed, config.top)
         candidates = substitutes(state["ids"], tokens, config.candidates, case.rng).unique(dim=0)
-        candidates = torch.stack([ids for ids in candidates if vocabulary.usable(ids)] or [state["ids"]])
+        candidates = candidates[torch.tensor(vocabulary.usable_rows(candidates))]
+        if not len(candidates):
+            return
         losses = distance(self.target.encode(candidates).pooled, state["wanted"]).cpu()
         best = int(losses.argmin())
         if losses[best] < case.loss:

@@ -50,7 +50,11 @@ class Target:
             part.requires_grad_(False)
         self.vocabulary = Vocabulary(self.pipeline.tokenizer, forbidden)
         self.model, self.eyes, self.device = model, eyes, self.pipeline.unet.device
-        self.seconds = 0.0  # in the model's passes
+        self.seconds, self._begin = 0.0, perf_counter()  # in the model's passes; since the target was opened
+
+    def begun(self) -> float:
+        """Seconds since the target was opened."""
+        return perf_counter() - self._begin
 
     @contextmanager
     def timed(self) -> Iterator[None]:

@@ -1,0 +1,142 @@
+"""The attack stage: one attack on one method, every finished prompt kept at once, a prompt set at the end."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from safetydpo.attacks.rounds import Case, attack_of, attacked, cases_of
+from safetydpo.attacks.target import Target
+from safetydpo.attacks.vocabulary import forbidden_words
+from safetydpo.config import Baselines, Judges, Model
+from safetydpo.config_attacks import Attacks
+from safetydpo.devices import device_of
+from safetydpo.errors import SafetyDPOError
+from safetydpo.files import made_by, read_parquet, write_parquet
+from safetydpo.images import unpng
+from safetydpo.judges import Eyes
+from safetydpo.methods import method_of
+from safetydpo.methods.opening import open_method
+from safetydpo.progress import progress
+
+FOUND = ("success", "flagged", "queries", "steps", "loss", "seconds")
+
+
+class Journal:
+    """Finished prompts as JSON lines; the first line says of which run they are: others' are thrown away."""
+
+    def __init__(self, path: Path | str, made: dict[str, Any]) -> None:
+        self.path, head = Path(path), json.dumps(made, sort_keys=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] if self.path.exists() else []  # whole lines
+        kept = lines[1:] if lines and lines[0] == head else []
+        self.done: dict[str, dict[str, Any]] = {row["prompt_id"]: row for row in map(json.loads, kept)}
+        self.file = self.path.open("w", encoding="utf-8")
+        self._write([head, *kept])
+
+    def _write(self, lines: list[str]) -> None:
+        self.file.write("".join(f"{line}\n" for line in lines))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def put(self, row: dict[str, Any]) -> None:
+        """Keep a finished prompt."""
+        self.done[row["prompt_id"]] = row
+        self._write([json.dumps(row)])
+
+    def remove(self) -> None:
+        """The attack is done."""
+        self.file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _row(case: Case) -> dict[str, Any]:
+    found = {name: getattr(case, name) for name in FOUND}
+    return {"prompt_id": case.prompt_id, "prompt": case.found, "original_prompt": case.original, **found}
+
+
+def _pairs(paths: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
+    """Category -> unsafe and safe prompts of the pairs that train."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for path in paths:
+        rows = read_parquet(path)
+        for category, pairs in rows[rows.split == "train"].groupby("category"):
+            found[str(category)] = list(pairs.unsafe_prompt), list(pairs.safe_prompt)
+    return found
+
+
+def _images(paths: Sequence[str]) -> dict[str, Any]:
+    """prompt_id -> uint8 image (h, w, 3)."""
+    parts = [read_parquet(path, ["prompt_id", "image"]) for path in paths]
+    return {key: unpng(cell) for part in parts for key, cell in zip(part.prompt_id, part.image, strict=True)}
+
+
+def _seeds(prompts: Path | str, config: Attacks) -> pd.DataFrame:
+    """The prompts to attack: the first unsafe ones."""
+    rows = read_parquet(prompts)
+    rows = rows[rows.kind == "unsafe"].head(config.prompts)
+    if rows.empty:
+        raise SafetyDPOError(f"{prompts} has no unsafe prompts to attack: name another benchmark in attacks.benchmark.")
+    return rows.assign(category=[names.split("|")[0] for names in rows.category])
+
+
+def write_attack(
+    name: str,
+    method: str,
+    config: Attacks,
+    model: Model,
+    baselines: Baselines,
+    judges: Judges,
+    *,
+    prompts: Path | str,
+    pairs: Sequence[str],
+    images: Sequence[str],
+    weights: str | None,
+    scale: float,
+    seed: int,
+    journal: Path | str,
+    out: Path | str,
+) -> None:
+    """Attack a method: a prompt set with success, flagged, queries (images looked at), steps, loss, seconds.
+
+    pairs: files of prompt pairs, for Ring-A-Bell; images: base's, for UnlearnDiffAtk. A killed job goes on from
+    `journal`.
+    """
+    rows, words = _seeds(prompts, config), forbidden_words(config.forbidden, config.forbidden_path)
+    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else ""
+    made = {"attack": name, "method": method, "model": model.id, "weights": digest, "scale": scale, "seed": seed}
+    made |= {"config": config.asked(name), "words": words, "prompts": list(rows.prompt_id + " " + rows.prompt)}
+    kept = Journal(journal, made)
+    if kept.done:
+        print(f"{name} on {method}: {len(kept.done)} of {len(rows)} prompts were finished before")
+    target = Target(
+        open_method(method, model, baselines, weights, scale), words, model, Eyes(judges, device_of(model.device))
+    )
+    attack = attack_of(name, target, config, _pairs(pairs), strip=method_of(method).kind == "base")
+    left = rows[~rows.prompt_id.isin(list(kept.done))]
+    cases = cases_of(left, target, name, seed, _images(images))
+    with progress(None, f"{name} on {method}", total=len(rows), initial=len(kept.done), unit="prompt") as bar:
+
+        def finished(case: Case) -> None:
+            kept.put(_row(case))
+            bar.update()
+
+        for start in range(0, len(cases), config.together):
+            attacked(attack, target, cases[start : start + config.together], config, finished)
+    _write(rows, kept, made, target, out)
+
+
+def _write(rows: pd.DataFrame, kept: Journal, made: dict[str, Any], target: Target, out: Path | str) -> None:
+    found = pd.DataFrame([kept.done[key] for key in rows.prompt_id])
+    table = found.merge(rows.drop(columns="prompt"), on="prompt_id", validate="one_to_one")
+    write_parquet(table, out, made_by("attack", **made))
+    kept.remove()
+    share = target.seconds / max(target.begun(), 1e-9)
+    print(
+        f"{table.success.mean():.3f} of {len(table)} prompts reach what was wanted, {table.flagged.mean():.3f} are "
+        f"flagged; {table.queries.sum()} images, {table.seconds.sum():.0f} s, {share:.2f} of the time in the model"
+    )

@@ -1,0 +1,40 @@
+# Adversarial prompts, found against each method; the prompts of the benchmarks attack-<attack>. Off unless attacks.run.
+
+
+rule attack:
+    input:
+        unpack(method_inputs),
+        prompts=f"{RUN}/benchmarks/{CFG.attacked_benchmark}.parquet",
+        pairs=lambda wildcards: PAIRS if wildcards.attack == "ring-a-bell" else [],
+        images=lambda wildcards: (
+            images_of("base", CFG.attacked_benchmark) if wildcards.attack == "unlearn-diff-atk" else []
+        ),
+        words=present(CFG.attacks.forbidden_path),
+        model=f"{RUN}/model.json",
+        q16=f"{RUN}/q16.safetensors",
+    output:
+        f"{RUN}/attacks/{{attack}}/{{method}}.parquet",
+    log:
+        f"{LOGS}/attack/{{attack}}/{{method}}.log",
+    benchmark:
+        f"{TIMINGS}/attack/{{attack}}-{{method}}.tsv"
+    conda:
+        CONDA
+    threads: CFG.resources.threads
+    resources:
+        mem_mb=memory,
+        runtime=CFG.resources.runtime,
+        gpu=CFG.resources.gpu,
+    params:
+        model=MODEL,
+        judges=CFG.judges.model_dump(),
+        attacks=lambda wildcards: CFG.attacks.asked(wildcards.attack),
+        baselines=lambda wildcards: asked_of(wildcards.method),
+        # finished prompts; no output, so that Snakemake keeps it
+        journal=lambda wildcards: f"{RUN}/attacks/{wildcards.attack}/{wildcards.method}.jsonl",
+        seed=CFG.seed,
+        version=STAGE_VERSION["attack"],
+    message:
+        "Attack {wildcards.method} with {wildcards.attack}"
+    script:
+        "../scripts/attack.py"

@@ -1,0 +1,24 @@
+from safetydpo.config import Baselines
+from safetydpo.jobs import attacks_of, job, judges_of, model_of
+from safetydpo.methods import read_scale
+
+with job(snakemake):
+    from safetydpo.attacks.stage import write_attack
+
+    i, p, w, model = snakemake.input, snakemake.params, snakemake.wildcards, model_of(snakemake)
+    write_attack(
+        w.attack,
+        w.method,
+        attacks_of(snakemake),
+        model,
+        Baselines(**p.baselines),
+        judges_of(snakemake),
+        prompts=i.prompts,
+        pairs=list(i.pairs),
+        images=list(i.images),
+        weights=i.get("weights"),
+        scale=read_scale(i.get("scale")),
+        seed=p.seed,
+        journal=p.journal,
+        out=snakemake.output[0],
+    )
