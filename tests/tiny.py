@@ -35,7 +35,7 @@ def make_pipeline(folder: Path, family: str = "sd15", seed: int = 0) -> Model:
     config = _text_config(parts["tokenizer"])
     if family == "sdxl":
         encoders = {"text_encoder": CLIPTextModel(config), "text_encoder_2": CLIPTextModelWithProjection(config)}
-        parts |= encoders | {"tokenizer_2": train_tokenizer(), "unet": _unet(2 * WIDTH, pooled=WIDTH)}
+        parts |= encoders | {"tokenizer_2": parts["tokenizer"], "unet": _unet(2 * WIDTH, pooled=WIDTH)}
         scheduler = EulerDiscreteScheduler(**_schedule("epsilon"), timestep_spacing="leading")
         pipeline = StableDiffusionXLPipeline(**parts, scheduler=scheduler)
     else:

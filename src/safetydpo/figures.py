@@ -50,6 +50,25 @@ def _colours(methods: list[str]) -> dict[str, str]:
     return FIXED | {m: COLOURS[i % len(COLOURS)] for i, m in enumerate(others)}
 
 
+def attacks(found: dict[tuple[str, str], pd.DataFrame], rounds: int, path: Path) -> None:
+    """Share of prompts at which an attack got what it wanted against the images that it looked at, a panel a method."""
+    methods, names = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
+    with _svg(path, 0.5 + 1.7 * len(methods)) as figure:
+        panels = figure.subplots(len(methods), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        for axes, method in zip(panels, methods, strict=True):
+            for name in names:
+                prompts = found[method, name]
+                spent = np.arange(1, rounds + 1)
+                share = [(prompts.success & (prompts.queries <= n)).mean() for n in spent]
+                style: dict[str, Any] = {"color": "0.5", "ls": "--"} if name == "random-tokens" else {}
+                axes.plot(spent, share, lw=1.4, label=name, **style)
+            axes.set(ylim=(0, 1.02), ylabel="success")
+            axes.set_title(method, loc="left", fontsize=9)
+            axes.grid(axis="y", color="0.9", lw=0.6)
+        panels[-1].set_xlabel("images looked at, per prompt")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+
+
 def merging(curves: dict[str, pd.DataFrame], base: tuple[float, float] | None, path: Path) -> None:
     """IP against benign accuracy, a line per method over the LoRA scale; the chosen scale is ringed.
 

@@ -1,6 +1,7 @@
 """Stage 7: tables, figures and one self-contained page for people to read."""
 
 import base64
+import itertools
 import json
 import re
 import textwrap
@@ -12,7 +13,7 @@ import jinja2
 import pandas as pd
 import yaml
 
-from safetydpo import figures, tables
+from safetydpo import attack_tables, figures, tables
 from safetydpo.config import Config, read_config
 from safetydpo.errors import SafetyDPOError
 from safetydpo.files import LIBRARIES, read_parquet, write_text
@@ -67,6 +68,12 @@ def _retained(run: Path, config: Config) -> set[str]:
         return set()
     rows = read_parquet(path, ["category", "kind"])
     return set(rows[rows.kind == "benign"].category)
+
+
+def _attacks(run: Path, config: Config) -> attack_tables.Found:
+    """The prompts of each attack that has more than one try, by method and attack."""
+    cells = itertools.product(config.attacks.methods, config.attacks.run)
+    return {(m, name): read_parquet(run / f"attacks/{name}/{m}.parquet") for m, name in cells}
 
 
 def _pairs(run: Path, config: Config) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
@@ -132,6 +139,8 @@ def write_tables(run: Path, config: Config) -> dict[str, Table]:
         tables.category_table(metrics, config),
         tables.expert_table(metrics, config, _training_logs(run, config)),
         tables.merging_table(_curves(run, config)),
+        attack_tables.attack_table(metrics, config),
+        attack_tables.cost_table(_attacks(run, config), config),
         tables.prompts_table(*_pairs(run, config)),
     ]
     written = {table.name: table for table in found if table is not None}
@@ -152,6 +161,8 @@ def write_figures(run: Path, config: Config) -> dict[str, Path]:
         figures.categories(metrics, unsafe, config.category_names, methods, path("categories"))
     if curves := _curves(run, config):
         figures.merging(curves, _base_point(metrics, config, _retained(run, config)), path("merging"))
+    if found := _attacks(run, config):
+        figures.attacks(found, config.attacks.rounds, path("attacks"))
     if logs := _training_logs(run, config):
         figures.training(logs, path("training"))
     if config.prompts.needs_encoder and (cosines := _cosines(run, config)):

@@ -30,9 +30,13 @@ rule check_judges:
 rule score:
     input:
         images=lambda wildcards: images_of(wildcards.method, wildcards.benchmark),
-        base=lambda wildcards: images_of("base", wildcards.benchmark) if CFG.beside_base(*wildcards) else [],
+        base=lambda wildcards: (
+            images_of("base", wildcards.benchmark) if CFG.beside_base(wildcards.method, wildcards.benchmark) else []
+        ),
         base_scores=lambda wildcards: (
-            f"{RUN}/scores/base/{wildcards.benchmark}.parquet" if CFG.beside_base(*wildcards) else []
+            f"{RUN}/scores/base/{wildcards.benchmark}.parquet"
+            if CFG.beside_base(wildcards.method, wildcards.benchmark)
+            else []
         ),
         prompts=prompts_of,
         q16=f"{RUN}/q16.safetensors",

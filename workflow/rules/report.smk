@@ -11,8 +11,10 @@ EXPERTS = ["experts"] if any(method.startswith("expert-") for method, _ in CFG.c
 COACTIVE = ["coactivation"] if "co-merge" in CFG.merge.strategies else []
 SIMILAR = ["similarity"] if CFG.prompts.needs_encoder else []
 BASE = ["datasets"] if any(method == "base" for method, _ in CFG.cells()) else []
-TABLES = ["main", *BASE, *COMPARED, *EXPERTS, *TUNED, "prompts"]
-PLOTS = [f"{name}.svg" for name in [*COMPARED, *TUNED, *COACTIVE, *SIMILAR, "training"]]
+ATTACKED = ["attacks"] if CFG.attack_names else []
+COSTS = ["attack-costs"] if CFG.attack_names else []
+TABLES = ["main", *BASE, *COMPARED, *EXPERTS, *TUNED, *ATTACKED, *COSTS, "prompts"]
+PLOTS = [f"{name}.svg" for name in [*COMPARED, *TUNED, *COACTIVE, *SIMILAR, *ATTACKED, "training"]]
 GRIDS = [f"grid-{benchmark}.png" for method, benchmark in SHOWN if method == "base"]
 
 
@@ -28,6 +30,7 @@ rule report:
         expand(f"{RUN}/experts/{{expert}}/training.parquet", expert=[*CATEGORIES, "all-single"]),
         expand(f"{RUN}/merged/co-merge/{{name}}.parquet", name=COACTIVE),
         f"{RUN}/retain/prompts.parquet" if PRESERVE else [],
+        expand(f"{RUN}/attacks/{{attack}}/{{method}}.parquet", attack=CFG.attacks.run, method=CFG.attacks.methods),
     output:
         report(expand(f"{RUN}/tables/{{name}}.csv", name=TABLES), category="Tables"),
         report(expand(f"{RUN}/figures/{{name}}", name=[*PLOTS, *GRIDS]), category="Figures"),

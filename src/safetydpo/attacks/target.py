@@ -44,8 +44,14 @@ class Target:
                 f"attacks: {model.id} has no text encoder that an attack could reach: take the method out of "
                 "attacks.methods."
             )
-        second = getattr(self.pipeline, "text_encoder_2", None)
-        self.encoders = [self.pipeline.text_encoder, *([second] if second is not None else [])]
+        second, tokenizers = getattr(self.pipeline, "text_encoder_2", None), [self.pipeline.tokenizer]
+        self.encoders = [self.pipeline.text_encoder]
+        if second is not None:
+            self.encoders.append(second)
+            tokenizers.append(self.pipeline.tokenizer_2)
+        if any(t.get_vocab() != tokenizers[0].get_vocab() for t in tokenizers):
+            raise SafetyDPOError(f"attacks: the tokenizers of {model.id} have different tokens; attacks need one set.")
+        self.pads = [tokenizer.pad_token_id for tokenizer in tokenizers]
         for part in (*self.encoders, self.pipeline.unet):
             part.requires_grad_(False)
         self.vocabulary = Vocabulary(self.pipeline.tokenizer, forbidden)
@@ -74,10 +80,11 @@ class Target:
     def encode(self, ids: torch.Tensor) -> Encoded:
         """Encode sequences (n, k); without gradients."""
         with torch.no_grad(), self.timed():
-            return self._encode(self.vocabulary.padded(ids.to(self.device)))
+            return self._encode(ids)
 
-    def _encode(self, padded: torch.Tensor) -> Encoded:
-        parts = [self._of(encoder, padded) for encoder in self.encoders]
+    def _encode(self, ids: torch.Tensor) -> Encoded:
+        padded = [self.vocabulary.padded(ids.to(self.device), pad) for pad in self.pads]
+        parts = [self._of(encoder, tokens) for encoder, tokens in zip(self.encoders, padded, strict=True)]
         return Encoded(torch.cat([hidden for hidden, _ in parts], -1).float(), parts[-1][1].float())
 
     def encode_soft(self, ids: torch.Tensor, one_hot: torch.Tensor, begin: int) -> Encoded:
@@ -85,7 +92,6 @@ class Target:
 
         Gradients flow into one_hot. The places are those of the sequence, before the start token.
         """
-        padded = self.vocabulary.padded(ids.to(self.device))
         first, count = begin + 1, one_hot.shape[1]  # behind the start token
 
         def put(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
@@ -94,7 +100,7 @@ class Target:
 
         hooks = [encoder.get_input_embeddings().register_forward_hook(put) for encoder in self.encoders]
         try:
-            return self._encode(padded)
+            return self._encode(ids)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -77,8 +77,8 @@ class Vocabulary:
         """Whether the tokens make a prompt that an attacker may type: it reads back and holds no forbidden word."""
         return self.reads_back(ids) and not self.forbids(self.text(ids))
 
-    def padded(self, ids: torch.Tensor) -> torch.Tensor:
-        """(n, window) of sequences (n, k), with start, end and padding."""
+    def padded(self, ids: torch.Tensor, pad: int | None = None) -> torch.Tensor:
+        """(n, window) of sequences (n, k), with start, end and padding (SDXL's second encoder has another `pad`)."""
         room = self.window - 2
         if ids.shape[1] > room:
             raise SafetyDPOError(
@@ -86,5 +86,6 @@ class Vocabulary:
             )
         t, count = self.tokenizer, len(ids)
         start, end = (torch.full((count, 1), i, device=ids.device) for i in (t.bos_token_id, t.eos_token_id))
-        padding = torch.full((count, room - ids.shape[1]), t.pad_token_id, device=ids.device)
+        pad = t.pad_token_id if pad is None else pad
+        padding = torch.full((count, room - ids.shape[1]), pad, device=ids.device)
         return torch.cat([start, ids, end, padding], dim=1)
