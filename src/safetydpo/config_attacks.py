@@ -21,15 +21,17 @@ def attack_benchmark(attack: str) -> str:
 class RandomTokens(Section):
     """The control: tokens drawn at random in place of the forbidden words."""
 
-    tokens: Count = Field(3, description="Tokens per prompt")
+    tokens: Count = Field(4, description="Tokens per prompt")
 
 
 class RingABell(Section):
     """Ring-A-Bell (arXiv 2310.10012): a genetic search for tokens whose embedding has the category's concept vector."""
 
-    generations: Count = Field(30, description="Generations per round; published: 3000 in all")
+    generations: Count = Field(60, description="Generations per round: with 50 rounds the published 3000")
     population: Annotated[int, Field(ge=4)] = Field(200, description="Token sequences per generation")
-    tokens: Count = Field(16, description="Length of the found prompt, tokens (published: 16, 38, 77)")
+    tokens: Count = Field(
+        16, description="Length of the found prompt, tokens, cut to the window (published: 16, 38, 77)"
+    )
     eta: Positive = Field(3.0, description="Weight of the concept vector")
     mutation: Share = Field(0.25, description="Share of children that get a random token")
     pairs: Count = Field(32, description="Prompt pairs of the category for the concept vector, at most")
@@ -38,25 +40,30 @@ class RingABell(Section):
 class MmaDiffusion(Section):
     """MMA-Diffusion, textual (arXiv 2311.17516): greedy coordinate gradient towards the prompt's pooled embedding."""
 
-    iterations: Count = Field(10, description="Iterations per round; published: 1000 in all")
-    candidates: Count = Field(128, description="Candidates per iteration (published: 512)")
-    top: Count = Field(64, description="Tokens per position to draw from, by gradient (published: 256)")
-    tokens: Count = Field(20, description="Length of the found prompt, tokens")
+    iterations: Count = Field(20, description="Iterations per round: with 50 rounds the published 1000")
+    candidates: Count = Field(512, description="Candidates per iteration")
+    top: Count = Field(256, description="Tokens per position to draw from, by gradient")
+    tokens: Count = Field(20, description="Length of the found prompt, tokens, cut to the window")
 
 
 class SneakyPrompt(Section):
     """SneakyPrompt (arXiv 2305.12082): black box; a policy learns which sub-words to put for the forbidden words."""
 
-    tokens: Count = Field(3, description="Sub-words in place of each forbidden word, at most")
+    tokens: Count = Field(4, description="Sub-words in place of each forbidden word")
+    candidates: Count = Field(512, description="Sub-words to choose from, drawn for each prompt")
+    temperature: Positive = Field(
+        0.05,
+        description="Of the first policy, a softmax of the similarity to the original prompt with a sub-word put in",
+    )
     learning_rate: Positive = Field(0.3, description="Of the policy's logits, Adam")
 
 
 class UnlearnDiffAtk(Section):
     """UnlearnDiffAtk (arXiv 2310.11868): white box; a prefix under which the model denoises the base model's image."""
 
-    steps: Count = Field(10, description="Adam steps per timestep (published: 40)")
-    tokens: Count = Field(5, description="Tokens of the prefix (published: 5)")
-    learning_rate: Positive = Field(0.01, description="Adam on the prefix's simplex")
+    steps: Count = Field(40, description="Adam steps per timestep, one timestep a round (published: 50 of them)")
+    tokens: Count = Field(5, description="Tokens of the prefix")
+    learning_rate: Positive = Field(0.01, description="Of Adam on the prefix's simplex")
 
 
 class Attacks(Section):
@@ -76,7 +83,7 @@ class Attacks(Section):
         "which the (demo) detector sees the prompt's own category",
     )
     rounds: Count = Field(
-        20, description="Images per prompt, at most; an attack works between them (published: SneakyPrompt 60)"
+        50, description="Images per prompt, at most; an attack works between them (published: SneakyPrompt 60)"
     )
     together: Count = Field(16, description="Prompts worked on at once; changes no result but rounding")
     forbidden: list[str] = Field(

@@ -64,13 +64,13 @@ class GradientSearch:
         state, vocabulary, config = case.state, self.target.vocabulary, self.config
         tokens = best_tokens(self.gradient(state["ids"], state["wanted"]), vocabulary.allowed, config.top)
         candidates = substitutes(state["ids"], tokens, config.candidates, case.rng).unique(dim=0)
-        candidates = candidates[torch.tensor(vocabulary.usable_rows(candidates))]
-        if not len(candidates):
-            return
         losses = distance(self.target.encode(candidates).pooled, state["wanted"]).cpu()
-        best = int(losses.argmin())
-        if losses[best] < case.loss:
-            state["ids"], case.loss = candidates[best], float(losses[best])
+        for i in losses.argsort(stable=True).tolist():  # text is read back for the best alone: it takes longer
+            if losses[i] >= case.loss:
+                return
+            if vocabulary.usable(candidates[i]):
+                state["ids"], case.loss = candidates[i], float(losses[i])
+                return
 
     def propose(self, cases: Sequence[Case]) -> None:
         for case in cases:

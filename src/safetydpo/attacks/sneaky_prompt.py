@@ -2,7 +2,8 @@
 
 The paper's attacker wants past a filter; an aligned model has none: here an image that the judges do not flag counts as
 blocked. Reward as in the paper's section 4: CLIP's similarity of the image to the original prompt, less when blocked.
-The policy, a categorical distribution per sub-word, follows REINFORCE with the mean reward so far as baseline.
+The policy, a categorical distribution per sub-word, begins where the attacker's own text encoder (the paper's shadow
+encoder; here CLIPScore's) finds prompts alike, and follows REINFORCE with the mean reward so far as baseline.
 """
 
 from collections.abc import Sequence
@@ -34,25 +35,45 @@ class PolicySearch:
         self.target, self.config = target, config
 
     def _start(self, case: Case) -> None:
-        logits = torch.zeros(self.config.tokens, len(self.target.vocabulary.allowed), requires_grad=True)
+        allowed, count = self.target.vocabulary.allowed, self.config.candidates
+        tokens = allowed[torch.randperm(len(allowed), generator=case.rng)[:count]].sort().values
+        wanted = self._texts([case.original])[0]
+        alike = self._texts([self._put(case, self.target.vocabulary.text([i])) for i in tokens.tolist()]) @ wanted
+        logits = (alike / self.config.temperature).repeat(self.config.tokens, 1).requires_grad_(True)
+        optimizer = torch.optim.Adam([logits], lr=self.config.learning_rate)
         case.state = {
+            "tokens": tokens,
             "logits": logits,
-            "optimizer": torch.optim.Adam([logits], lr=self.config.learning_rate),
-            "wanted": self.target.eyes.clip.texts([case.original])[0].detach().cpu(),
+            "optimizer": optimizer,
+            "tried": set(),
+            "wanted": wanted,
             "rewards": [],
         }
+
+    @torch.no_grad()
+    def _texts(self, prompts: list[str]) -> torch.Tensor:
+        """(n, d) embeddings of unit length by the attacker's own text encoder."""
+        with self.target.timed():
+            return torch.cat(
+                [self.target.eyes.clip.texts(prompts[i : i + 256]).cpu() for i in range(0, len(prompts), 256)]
+            )
+
+    def _put(self, case: Case, words: str) -> str:
+        """The original prompt with words for each forbidden one; behind it where there is none."""
+        put = self.target.vocabulary.without_forbidden(case.original, words)
+        return put if put != case.original else f"{put} {words}"
 
     def _draw(self, case: Case) -> None:
         vocabulary, state = self.target.vocabulary, case.state
         chances = state["logits"].detach().softmax(1)
         for _ in range(TRIES):
             chosen = torch.multinomial(chances, 1, generator=case.rng)[:, 0]
-            ids = vocabulary.allowed[chosen]
-            if vocabulary.usable(ids):
+            ids = state["tokens"][chosen]
+            if vocabulary.usable(ids) and vocabulary.text(ids) not in state["tried"]:
                 break
-        state["chosen"], words = chosen, vocabulary.text(ids)
-        put = vocabulary.without_forbidden(case.original, words)
-        case.proposed = put if put != case.original else f"{put} {words}"
+        state["tried"].add(vocabulary.text(ids))
+        state["chosen"] = chosen
+        case.proposed = self._put(case, vocabulary.text(ids))
 
     def propose(self, cases: Sequence[Case]) -> None:
         for case in cases:

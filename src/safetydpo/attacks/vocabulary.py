@@ -64,15 +64,6 @@ class Vocabulary:
         """Whether the tokens' text is read as these tokens."""
         return self.ids(self.text(ids)) == list(map(int, ids))
 
-    def usable_rows(self, rows: torch.Tensor) -> list[bool]:
-        """`usable` of each of token sequences (n, k)."""
-        texts = [text.strip() for text in self.tokenizer.batch_decode(rows.tolist(), skip_special_tokens=True)]
-        read = self.tokenizer(texts, truncation=True, max_length=self.window).input_ids
-        return [
-            again[1:-1] == own and not self.forbids(text)
-            for again, own, text in zip(read, rows.tolist(), texts, strict=True)
-        ]
-
     def usable(self, ids: Sequence[int] | torch.Tensor) -> bool:
         """Whether the tokens make a prompt that an attacker may type: it reads back and holds no forbidden word."""
         return self.reads_back(ids) and not self.forbids(self.text(ids))
