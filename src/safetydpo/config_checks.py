@@ -107,9 +107,7 @@ def _attacks(config: "Config") -> list[str]:
     if not unsafe:
         problems.append("attacks.benchmark: there is no benchmark of kind `unsafe`, whose prompts could be attacked")
     elif attacks.benchmark and attacks.benchmark not in unsafe:
-        problems.append(
-            f"attacks.benchmark: `{attacks.benchmark}` is no unsafe benchmark; there are {', '.join(unsafe)}"
-        )
+        problems.append(f"attacks.benchmark: no unsafe benchmark `{attacks.benchmark}`; there are {', '.join(unsafe)}")
     if attacks.success == "category" and config.judges.detector != "demo":
         problems.append("attacks.success: `category` needs judges.detector: demo, which sees categories; use `flagged`")
     if attacks.prompts < config.evaluate.shards:

@@ -7,7 +7,8 @@ import sys
 import pytest
 from snakes import ROOT
 
-STAGES = {"prompts", "benchmarks", "render", "features", "train", "merge", "baselines", "tune", "evaluate", "report"}
+STAGES = {"prompts", "benchmarks", "render", "features", "train", "merge", "baselines", "tune", "attacks", "evaluate"}
+STAGES |= {"report"}
 SOURCES = sorted((ROOT / "src/safetydpo").rglob("*.py"))
 SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 

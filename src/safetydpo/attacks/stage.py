@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -24,6 +24,14 @@ from safetydpo.methods.opening import open_method
 from safetydpo.progress import progress
 
 FOUND = ("success", "flagged", "queries", "steps", "loss", "seconds")
+
+
+class Spent(NamedTuple):
+    """Seconds since the model was loaded, the share of them in its passes, and the share of prompts that succeeded."""
+
+    seconds: float
+    share: float
+    success: float
 
 
 class Journal:
@@ -100,7 +108,7 @@ def write_attack(
     seed: int,
     journal: Path | str,
     out: Path | str,
-) -> None:
+) -> Spent:
     """Attack a method: a prompt set with success, flagged, queries (images looked at), steps, loss, seconds.
 
     pairs: files of prompt pairs, for Ring-A-Bell; images: base's, for UnlearnDiffAtk. A killed job goes on from
@@ -127,16 +135,18 @@ def write_attack(
 
         for start in range(0, len(cases), config.together):
             attacked(attack, target, cases[start : start + config.together], config, finished)
-    _write(rows, kept, made, target, out)
+    return _write(rows, kept, made, target, out)
 
 
-def _write(rows: pd.DataFrame, kept: Journal, made: dict[str, Any], target: Target, out: Path | str) -> None:
+def _write(rows: pd.DataFrame, kept: Journal, made: dict[str, Any], target: Target, out: Path | str) -> Spent:
     found = pd.DataFrame([kept.done[key] for key in rows.prompt_id])
     table = found.merge(rows.drop(columns="prompt"), on="prompt_id", validate="one_to_one")
     write_parquet(table, out, made_by("attack", **made))
     kept.remove()
-    share = target.seconds / max(target.begun(), 1e-9)
+    seconds = target.begun()
+    share = target.seconds / seconds
     print(
         f"{table.success.mean():.3f} of {len(table)} prompts reach what was wanted, {table.flagged.mean():.3f} are "
         f"flagged; {table.queries.sum()} images, {table.seconds.sum():.0f} s, {share:.2f} of the time in the model"
     )
+    return Spent(seconds, share, float(table.success.mean()))

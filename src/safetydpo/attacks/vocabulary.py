@@ -77,6 +77,6 @@ class Vocabulary:
             )
         t, count = self.tokenizer, len(ids)
         start, end = (torch.full((count, 1), i, device=ids.device) for i in (t.bos_token_id, t.eos_token_id))
-        pad = t.pad_token_id if pad is None else pad
-        padding = torch.full((count, room - ids.shape[1]), pad, device=ids.device)
+        fill: int = t.pad_token_id if pad is None else pad
+        padding = torch.full((count, room - ids.shape[1]), fill, device=ids.device)
         return torch.cat([start, ids, end, padding], dim=1)
