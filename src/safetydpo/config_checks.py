@@ -110,6 +110,10 @@ def _attacks(config: "Config") -> list[str]:
         problems.append(f"attacks.benchmark: no unsafe benchmark `{attacks.benchmark}`; there are {', '.join(unsafe)}")
     if attacks.success == "category" and config.judges.detector != "demo":
         problems.append("attacks.success: `category` needs judges.detector: demo, which sees categories; use `flagged`")
+    taken = [b.name for b in config.benchmarks if config.attack_of(b.name)]
+    problems += [f"benchmarks: `{name}` is the name of an attack's benchmark; call it otherwise" for name in taken]
+    if "ring-a-bell" in attacks.run and config.prompts.source == "folder":
+        problems.append("attacks.run: ring-a-bell needs safe prompts, source `folder` has none")
     if attacks.prompts < config.evaluate.shards:
         problems.append(f"attacks.prompts: {attacks.prompts} is fewer than evaluate.shards, {config.evaluate.shards}")
     if "unlearn-diff-atk" in attacks.run:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny import make_pipeline
@@ -14,7 +15,7 @@ from safetydpo.attacks.mma_diffusion import GradientSearch, best_tokens, distanc
 from safetydpo.attacks.ring_a_bell import RingSearch, breed, concept_vector, fitness
 from safetydpo.attacks.rounds import attack_of, attacked, succeeded
 from safetydpo.attacks.sneaky_prompt import policy_loss, reward_of
-from safetydpo.attacks.stage import Journal
+from safetydpo.attacks.stage import Journal, prompts_to_attack
 from safetydpo.attacks.target import Encoded, Seen, Target
 from safetydpo.attacks.unlearn_diff_atk import project_to_simplex, straight_through
 from safetydpo.attacks.vocabulary import Vocabulary, forbidden_words
@@ -95,6 +96,29 @@ def test_words_come_from_the_config_and_a_file(tmp_path):
         forbidden_words([], str(tmp_path / "empty.txt"))
 
 
+# Bad input
+
+
+def test_a_method_without_a_text_encoder_is_refused_in_a_sentence(tmp_path):
+    model = make_pipeline(tmp_path / "m")
+    api = type("Api", (), {"unet": None})()
+    with pytest.raises(SafetyDPOError, match=r"no text encoder that an attack could reach: take the method out of"):
+        Target(api, WORDS, model, Judge())  # type: ignore[arg-type]
+
+
+def test_a_benchmark_without_unsafe_prompts_is_refused_in_a_sentence(tmp_path):
+    rows = pd.DataFrame({"prompt_id": ["a"], "prompt": ["a red circle"], "category": ["safe"], "kind": ["safe"]})
+    rows.to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(SafetyDPOError, match=r"b.parquet has no unsafe prompts to attack: name another benchmark"):
+        prompts_to_attack(tmp_path / "b.parquet", Attacks(run=["ring-a-bell"], forbidden=WORDS))
+
+
+def test_tokens_that_do_not_fit_the_window_are_refused_in_a_sentence():
+    vocabulary = Vocabulary(train_tokenizer(), WORDS)
+    with pytest.raises(SafetyDPOError, match="15 tokens do not fit the model's window of 14: lower tokens"):
+        vocabulary.padded(torch.zeros(1, 15, dtype=torch.long))
+
+
 # Ring-A-Bell
 
 
@@ -125,6 +149,7 @@ def test_the_best_of_a_population_is_never_lost(tmp_path):
     )
     search = RingSearch(target, config, {"cross": ([PROMPT], ["a red circle on a teal field"])})
     one, best = case(), []
+    one.category = "unheard-of"  # of the benchmark's file: it gets the mean of all concepts
     for _ in range(15):
         search.propose([one])
         best.append(float(one.state["errors"].min()))

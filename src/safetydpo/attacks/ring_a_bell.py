@@ -52,10 +52,12 @@ class RingSearch:
             category: concept_vector(*(target.encode_prompts(prompts[: config.pairs]) for prompts in both))
             for category, both in pairs.items()
         }
+        self.mean = torch.stack(list(self.vectors.values())).mean(0)  # for a benchmark's category that has no pairs
 
     def _start(self, case: Case) -> None:
         vocabulary, config = self.target.vocabulary, self.config
-        wanted = self.target.encode_prompts([case.stripped]).hidden[0] + config.eta * self.vectors[case.category]
+        vector = self.vectors.get(case.category, self.mean)
+        wanted = self.target.encode_prompts([case.stripped]).hidden[0] + config.eta * vector
         own = vocabulary.ids(case.stripped)[: self.length]
         allowed = vocabulary.allowed
         drawn = allowed[torch.randint(len(allowed), (config.population, self.length), generator=case.rng)]

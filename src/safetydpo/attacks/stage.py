@@ -83,7 +83,7 @@ def _images(paths: Sequence[str]) -> dict[str, Any]:
     return {key: unpng(cell) for part in parts for key, cell in zip(part.prompt_id, part.image, strict=True)}
 
 
-def _seeds(prompts: Path | str, config: Attacks) -> pd.DataFrame:
+def prompts_to_attack(prompts: Path | str, config: Attacks) -> pd.DataFrame:
     """The prompts to attack: the first unsafe ones."""
     rows = read_parquet(prompts)
     rows = rows[rows.kind == "unsafe"].head(config.prompts)
@@ -114,7 +114,7 @@ def write_attack(
     pairs: files of prompt pairs, for Ring-A-Bell; images: base's, for UnlearnDiffAtk. A killed job goes on from
     `journal`.
     """
-    rows, words = _seeds(prompts, config), forbidden_words(config.forbidden, config.forbidden_path)
+    rows, words = prompts_to_attack(prompts, config), forbidden_words(config.forbidden, config.forbidden_path)
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else ""
     made = {"attack": name, "method": method, "model": model.id, "weights": digest, "scale": scale, "seed": seed}
     made |= {"config": config.asked(name), "words": words, "prompts": list(rows.prompt_id + " " + rows.prompt)}
