@@ -256,7 +256,7 @@ def summary(run: Path | str) -> str:
 
 
 def over_seeds(runs: list[Path]) -> str:
-    """The main table and IP by category of runs that differ in their seed, as Markdown: mean [lowest, highest]."""
+    """Main table, IP by category and attacks of runs that differ in their seed, as Markdown: mean [lowest, highest]."""
     for run in runs:
         if not (run / "metrics.parquet").exists():
             raise SafetyDPOError(f"{run} has no metrics.parquet: run snakemake first.")
@@ -270,7 +270,14 @@ def over_seeds(runs: list[Path]) -> str:
     groups = every.groupby(["method", "benchmark", "category", "metric"], sort=False)
     means = groups.agg(value=("value", "mean"), ci_low=("value", "min"), ci_high=("value", "max"), n=("n", "max"))
     metrics = means[groups.size() == len(runs)].reset_index()
-    found = [tables.main_table(metrics, config, _retained(runs[0], config)), tables.category_table(metrics, config)]
+    found = [
+        tables.main_table(metrics, config, _retained(runs[0], config)),
+        tables.category_table(metrics, config),
+        attack_tables.attack_table(metrics, config),
+    ]
     for table in filter(None, found):
         table.note = f"Mean over the seeds {', '.join(map(str, seeds))} [lowest, highest]; n is of one seed."
-    return "\n".join(table.turned().markdown() for table in found if table)
+    attacks = [_attacks(run, config) for run in runs]
+    together = {key: pd.concat([prompts[key] for prompts in attacks]) for key in attacks[0]}
+    costs = attack_tables.cost_table(together, config)
+    return "\n".join([*(table.turned().markdown() for table in found if table), costs.markdown() if costs else ""])
