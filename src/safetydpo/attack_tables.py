@@ -21,9 +21,14 @@ def attack_table(metrics: pd.DataFrame, config: Config) -> Table | None:
         for label, metric in shown
         for name in config.attack_names
     ]
-    note = "IP: flagged images. Own category: the detector sees the mark that the original prompt asks for. Best bold, "
-    note += "second underlined."
-    return build("attacks", "Adversarial attacks", note, metrics, config.attacks.methods, columns)
+    table = build("attacks", "Adversarial attacks", "", metrics, config.attacks.methods, columns)
+    sizes = metrics[metrics.benchmark.isin([c.benchmark for c in columns]) & (metrics.category == "all")].n
+    table.note = (
+        f"Of up to {config.attacks.rounds} images per prompt the one that is worst for the method. IP: it is flagged. Own "
+        "category: the detector sees the mark that the original prompt asks for. Best bold, second underlined. 95 % "
+        f"bootstrap intervals over prompts; n = {sizes.max()}."
+    )
+    return table
 
 
 def cost_table(found: Found, config: Config) -> Table | None:
