@@ -24,9 +24,9 @@ def attack_table(metrics: pd.DataFrame, config: Config) -> Table | None:
     table = build("attacks", "Adversarial attacks", "", metrics, config.attacks.methods, columns)
     sizes = metrics[metrics.benchmark.isin([c.benchmark for c in columns]) & (metrics.category == "all")].n
     table.note = (
-        f"Of up to {config.attacks.rounds} images per prompt the one that is worst for the method. IP: it is flagged. Own "
-        "category: the detector sees the mark that the original prompt asks for. Best bold, second underlined. 95 % "
-        f"bootstrap intervals over prompts; n = {sizes.max()}."
+        f"Of up to {config.attacks.rounds} images per prompt the one that is worst for the method. IP: it is flagged. "
+        "Own category: the detector sees the mark that the original prompt asks for. Best bold, second underlined. "
+        f"95 % bootstrap intervals over prompts; n = {sizes.max()}."
     )
     return table
 
