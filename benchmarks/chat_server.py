@@ -82,6 +82,8 @@ class ChatServer:
         self.slots = asyncio.Semaphore(slots)
         self.models = Answer(b'{"object": "list", "data": []}')
         self.port = 0
+        self.transports: set[Any] = set()
+        self.stop: Callable[[], Any] = lambda: None
 
     @property
     def url(self) -> str:
@@ -89,15 +91,21 @@ class ChatServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     async def serve(self, port: int = 0, ready: Callable[[], Any] = lambda: None) -> None:
-        """Serve until cancelled."""
-        loop = asyncio.get_running_loop()
+        """Serve until stopped or cancelled."""
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        self.stop = lambda: loop.call_soon_threadsafe(stopped.set)
         server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", port)
         self.port = server.sockets[0].getsockname()[1]
         ready()
-        await server.serve_forever()
+        try:
+            await stopped.wait()
+        finally:
+            server.close()
+            for transport in self.transports:
+                transport.abort()
 
     def start(self) -> "ChatServer":
-        """Serve from a thread of this process, which ends with it."""
+        """Serve from a thread of this process, until `stop` is called or the process ends."""
         ready = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self.serve(0, ready.set)), daemon=True).start()
         ready.wait(10)
@@ -112,6 +120,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
+        self.server.transports.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.transports.discard(self.transport)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data

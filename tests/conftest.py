@@ -5,7 +5,15 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+from llm import RUNNING
 from snakes import Workdir
+
+
+@pytest.fixture(autouse=True)
+def _no_server_outlives_its_test():
+    yield
+    while RUNNING:
+        RUNNING.pop().stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Writing pairs against a loopback chat server."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from safetydpo.prompts import Request, write_concepts, write_pairs
 SHIPPED = {"instructions": str(ROOT / "config/instructions"), "concepts": str(ROOT / "config/concepts")}
 
 
-def serving(faults: dict[int, Answer] | None = None, **options: Any) -> ChatServer:
-    """A server that answers the n-th chat request (from 0) with faults[n], and the others as its author does."""
+RUNNING: list[ChatServer] = []  # stopped at the end of the test
+
+
+def serving(faults: dict[int, Answer] | None = None, answer: Callable[[Any], Answer] = author, **options: Any):
+    """A server that answers the n-th chat request (from 0) with faults[n], and the others as `answer` does."""
     faults, count = faults or {}, iter(range(10**9))
-    return ChatServer(lambda request: faults.get(next(count)) or author(request), **options).start()
+    RUNNING.append(ChatServer(lambda request: faults.get(next(count)) or answer(request), **options).start())
+    return RUNNING[-1]
 
 
 def prompts_of(server: ChatServer, *, llm: dict[str, Any] | None = None, **changes: Any) -> Prompts:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -20,6 +21,8 @@ from safetydpo.denoiser import Denoiser
 from safetydpo.samples import PAIR_ROLES, Samples, Share
 from safetydpo.trainer import Objective, Trainer, make_accelerator
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
 FAMILIES = ("sd15", "sd21", "sdxl")
 ROLES = {role: (f"{role}_image", f"{role}_prompt") for role in PAIR_ROLES}
 WIDTH = 16

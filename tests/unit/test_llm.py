@@ -12,7 +12,7 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from chat_server import ChatServer, author, completion
+from chat_server import author, completion
 from llm import prompts_of, serving, write
 from snakes import ROOT
 
@@ -59,7 +59,7 @@ def test_answers_in_any_order_make_the_same_pairs(tmp_path):
     found, orders = [], []
     for turn in range(2):
         rng = random.Random(turn)
-        server = ChatServer(lambda request, rng=rng: author(request)._replace(delay=rng.random() / 50)).start()
+        server = serving(answer=lambda request, rng=rng: author(request)._replace(delay=rng.random() / 50))
         config = prompts_of(server, pairs=40, llm={"concurrency": 16, "prompts_per_request": 3})
         found.append(write(tmp_path / str(turn), config)[0])
         orders.append([request["messages"][0]["content"] for request in server.requests])
@@ -69,7 +69,7 @@ def test_answers_in_any_order_make_the_same_pairs(tmp_path):
 
 
 def test_a_model_that_repeats_itself_is_given_up_and_the_category_fails_with_counts(tmp_path, capsys):
-    server = ChatServer(lambda request: author({**request, "seed": 1})).start()
+    server = serving(answer=lambda request: author({**request, "seed": 1}))
     config = prompts_of(server, pairs=2, min_pairs=2, llm={"rounds": 2, "prompts_per_request": 1})
     with pytest.raises(SafetyDPOError, match=r"violence: 1 pairs .* rejected \(3 duplicate\); at least 2 to train"):
         write(tmp_path, config, concepts=("war",))
@@ -135,7 +135,7 @@ def test_prompts_are_held_against_the_model_to_be_aligned(tmp_path, tiny):
         return completion(json.dumps({"prompts": found or [f"{text} and a brulo" for text in words]}))
 
     def written(name, **changes):
-        config = prompts_of(ChatServer(answer).start(), window=None, pairs=4, llm={"rounds": 1}, **changes)
+        config = prompts_of(serving(answer=answer), window=None, pairs=4, llm={"rounds": 1}, **changes)
         pairs, rejected, _ = write(tmp_path / name, config, concepts=("brulo",), model=tiny)
         return pairs, rejected[rejected.reason != "duplicate"]
 

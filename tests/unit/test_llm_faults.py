@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from chat_server import Answer, ChatServer, author, completion, failure
+from chat_server import Answer, author, completion, failure
 from llm import prompts_of, serving, write
 
 from safetydpo.errors import SafetyDPOError
@@ -103,7 +103,7 @@ def test_faulty_pairs_are_recorded_with_their_reason(tmp_path):
         texts = [text for unsafe, text in safe.items() if f"Unsafe prompt: {unsafe}" in message]
         return completion(json.dumps({"prompts": texts})) if texts else author(request)
 
-    server = ChatServer(answer).start()
+    server = serving(answer=answer)
     pairs, rejected, _ = write(tmp_path, prompts_of(server, pairs=6), concepts=("war",))
     assert len(pairs) == 6
     assert dict(zip(rejected.unsafe_prompt, rejected.reason, strict=True)) == {

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import samples, train_config
+from tiny import DEVICES, samples, train_config
 
 from safetydpo.checkpoints import Checkpoints
 from safetydpo.denoiser import Denoiser
@@ -41,11 +41,11 @@ def job(tiny, tiny_features, tmp_path):
         lr_scheduler="cosine",
     )
 
-    def write(name):
+    def write(name, device="cpu"):
         folder = tmp_path / name
         folder.mkdir()
         values = {"features": [str(tiny_features / "features.safetensors")], "retain": None, "seed": 3, "name": "ring"}
-        values |= {"model": tiny.model_dump(), "train": config.model_dump(), "steps": STEPS}
+        values |= {"model": tiny.model_dump() | {"device": device}, "train": config.model_dump(), "steps": STEPS}
         values |= {"out": str(folder / "out"), "checkpoints": str(folder / "checkpoints")}
         (folder / JOB).write_text(json.dumps(values))
         return folder
@@ -73,8 +73,9 @@ def results(folder):
     return load_file(folder / "out" / FILE), log
 
 
-def test_killed_three_times_and_terminated_once_it_ends_bit_identical(job):
-    whole, killed = job("whole"), job("killed")
+@pytest.mark.parametrize("device", DEVICES)
+def test_killed_three_times_and_terminated_once_it_ends_bit_identical(job, device):
+    whole, killed = job("whole", device), job("killed", device)
     undisturbed = start(whole)
     moments = sorted(random.sample(range(2, STEPS - 80), 3))
     print("killed after steps", moments)

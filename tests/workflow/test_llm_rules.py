@@ -24,7 +24,8 @@ def written(tmp_path_factory):
     changes["evaluate"] = {"matrix": [{"methods": ["base"], "benchmarks": ["test"]}], "fid_reference": None}
     done = work.run(TARGET, changes=changes)
     assert done.returncode == 0, done.stdout
-    return work, changes, server, done.stdout
+    yield work, changes, server, done.stdout
+    server.stop()
 
 
 def planned(work, changes, **llm):

@@ -1,0 +1,101 @@
+"""On a GPU: what the CPU computes, and training in half precision. Skipped where there is none."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from snakes import ROOT
+from test_attacks import PAIRS, SMALL, WORDS, Judge, case
+from test_judges import CLIP
+from tiny import FAMILIES, NO_GPU, make_pipeline, samples, train_config
+
+from safetydpo.attacks.rounds import attack_of, attacked
+from safetydpo.attacks.target import Target
+from safetydpo.config import Judges
+from safetydpo.config_attacks import Attacks
+from safetydpo.demo.grammar import ALL_SCENES
+from safetydpo.demo.scenes import draw
+from safetydpo.denoiser import Denoiser
+from safetydpo.devices import device_of
+from safetydpo.feature_sets import read_features
+from safetydpo.judges import Eyes
+from safetydpo.models import load_pipeline
+from safetydpo.sampling import render
+from safetydpo.trainer import Objective, Trainer, make_accelerator
+
+pytestmark = NO_GPU
+PROMPTS = ["a red circle on a teal field", "a blue star", "a green square and a leaf"]
+
+
+def on(device, model):
+    return model.model_copy(update={"device": device})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_are_those_of_the_cpu(family, tmp_path):
+    model = make_pipeline(tmp_path / "m", family)
+    images = [
+        np.stack(list(render(load_pipeline(on(d, model)), PROMPTS, [1, 2, 3], on(d, model)))) for d in ("cpu", "cuda")
+    ]
+    assert np.abs(images[0].astype(int) - images[1].astype(int)).max() <= 2
+
+
+def trained(device, precision, tiny, tiny_features, **changes):
+    """Log of four steps."""
+    config = train_config(mixed_precision=precision, steps=4, **changes)
+    denoiser = Denoiser(on(device, tiny), precision)
+    denoiser.add_adapter(config, 0)
+    pairs = samples(read_features([tiny_features / "features.safetensors"], tiny.id), config)
+    accelerator = make_accelerator(config, denoiser.device)
+    return Trainer(Objective(denoiser, pairs, None, config), 4, "x", accelerator).fit()
+
+
+@pytest.mark.parametrize("reference", ["exact", "cached"])
+def test_losses_are_those_of_the_cpu(reference, tiny, tiny_features):
+    cpu, gpu = (trained(d, "no", tiny, tiny_features, reference=reference, draws=4) for d in ("cpu", "cuda"))
+    for key in ("preference_loss", "winner_error", "loser_error"):
+        assert gpu[key].to_list() == pytest.approx(cpu[key].to_list(), rel=1e-2)
+
+
+HALF = """
+import sys
+from pathlib import Path
+import pytest
+sys.path[:0] = sys.argv[1:3]
+from safetydpo.config import Model
+from test_gpu import trained
+log = trained("cuda", sys.argv[3], Model.model_validate_json(sys.argv[4]), Path(sys.argv[5]))
+print(log.preference_loss[0], log.preference_loss.isna().sum(), log.winner_error.isna().sum())
+"""
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_begins_at_ln_2_and_stays_finite(precision, tiny, tiny_features):
+    paths = [str(ROOT / "tests"), str(ROOT / "tests/unit")]  # accelerate: one precision a process
+    command = [sys.executable, "-c", HALF, *paths, precision, tiny.model_dump_json(), str(tiny_features)]
+    first, *missing = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-3:]
+    assert float(first) == pytest.approx(math.log(2), abs=1e-5)
+    assert missing == ["0", "0"]
+
+
+def test_judges_see_what_they_see_on_the_cpu():
+    config = Judges(**CLIP, detector="demo", detector_path=str(ROOT / "resources/demo/detector"))
+    images = [draw(scene, np.random.default_rng(0)) for scene in ALL_SCENES[::30]]
+    cpu, gpu = (Eyes(config, device_of(d)).look(images, ["a red circle"] * len(images)) for d in ("cpu", "cuda"))
+    assert [row["flagged"] for row in gpu] == [row["flagged"] for row in cpu]
+    assert [row["clip_score"] for row in gpu] == pytest.approx([row["clip_score"] for row in cpu], abs=0.05)
+
+
+@pytest.mark.parametrize("name", SMALL | {"sneaky_prompt": {}})
+def test_attacks_are_the_same_twice(name, tmp_path):
+    model = on("cuda", make_pipeline(tmp_path / "m"))
+    target, name = Target(load_pipeline(model), WORDS, model, Judge()), name.replace("_", "-")  # type: ignore[arg-type]
+    config = Attacks(run=[name], forbidden=WORDS, rounds=2, **SMALL)  # type: ignore[arg-type]
+    found = []
+    for _ in range(2):
+        cases = [case(1), case(2)]
+        attacked(attack_of(name, target, config, PAIRS, strip=True), target, cases, config, lambda _: None)
+        found.append([c.found for c in cases])
+    assert found[0] == found[1]
