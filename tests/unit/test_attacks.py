@@ -17,7 +17,7 @@ from safetydpo.attacks.rounds import attack_of, attacked, succeeded
 from safetydpo.attacks.sneaky_prompt import policy_loss, reward_of
 from safetydpo.attacks.stage import Journal, prompts_to_attack
 from safetydpo.attacks.target import Encoded, Seen, Target
-from safetydpo.attacks.unlearn_diff_atk import project_to_simplex, straight_through
+from safetydpo.attacks.unlearn_diff_atk import PrefixSearch, project_to_simplex, straight_through
 from safetydpo.attacks.vocabulary import Vocabulary, forbidden_words
 from safetydpo.config_attacks import Attacks
 from safetydpo.demo.clip import train_tokenizer
@@ -189,12 +189,12 @@ def test_gradient_and_position_are_aligned(tmp_path, family):
     target = target_of(tmp_path / "m", family)
     search = GradientSearch(target, Attacks(run=["mma-diffusion"], forbidden=WORDS).mma_diffusion)
     ids, wanted = torch.tensor(target.vocabulary.ids("red circle teal")), target.encode_prompts([PROMPT]).pooled[0]
-    gradient = search.gradient(ids, wanted)
+    gradient = search.gradient(ids[None], wanted[None])[0]
 
     def loss(step: float, place: int, token: int) -> float:
         one_hot = torch.nn.functional.one_hot(ids, gradient.shape[1]).float()[None]
         one_hot[0, place, token] += step
-        return float(distance(target.encode_soft(ids[None], one_hot, 0).pooled, wanted))
+        return float(distance(target.encode_soft(ids[None], one_hot).pooled, wanted))
 
     for place, token in ((0, 5), (1, 40), (2, 100)):
         measured = (loss(0.05, place, token) - loss(-0.05, place, token)) / 0.1
@@ -226,6 +226,22 @@ def test_reward_and_policy_gradient_by_hand():
 
 
 # UnlearnDiffAtk
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_batch_of_prompts_of_different_lengths_is_each_of_them(tmp_path, family):
+    target = target_of(tmp_path / "m", family)
+    search = PrefixSearch(target, Attacks(run=["unlearn-diff-atk"], forbidden=WORDS, **SMALL).unlearn_diff_atk, False)
+    cases = [case(1), case(2)]
+    cases[1].original = "a red circle"
+    for one in cases:
+        search._start(one)
+    timesteps, noise = torch.tensor([300, 700]), torch.randn(2, *cases[0].state["latents"].shape[1:], generator=rng())
+    both = search._loss(cases, timesteps, noise)
+    alone = [search._loss([c], timesteps[i : i + 1], noise[i : i + 1]) for i, c in enumerate(cases)]
+    assert torch.allclose(both, torch.cat(alone), atol=1e-5)
+    gradient = torch.autograd.grad(both.sum(), cases[1].state["prefix"], retain_graph=True)[0]
+    assert torch.allclose(gradient, torch.autograd.grad(alone[1].sum(), cases[1].state["prefix"])[0], atol=1e-6)
 
 
 def test_projection_to_the_simplex_by_hand():

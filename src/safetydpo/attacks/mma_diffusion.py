@@ -11,14 +11,14 @@ import torch
 from torch.nn import functional as F
 
 from safetydpo.attacks import Case
-from safetydpo.attacks.random_tokens import random_words
+from safetydpo.attacks.random_tokens import random_ids
 from safetydpo.attacks.target import Seen, Target
 from safetydpo.config_attacks import MmaDiffusion
 
 
 def distance(pooled: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """1 - cosine, (n,), of pooled embeddings (n, d) to the wanted one (d,)."""
-    return 1 - F.cosine_similarity(pooled, wanted[None], dim=1)
+    """1 - cosine, (n,), of pooled embeddings (n, d) to the wanted ones (n, d), or one for all (d,)."""
+    return 1 - F.cosine_similarity(pooled, wanted, dim=-1)
 
 
 def best_tokens(gradient: torch.Tensor, allowed: torch.Tensor, top: int) -> torch.Tensor:
@@ -38,31 +38,37 @@ def substitutes(ids: torch.Tensor, tokens: torch.Tensor, count: int, rng: torch.
 
 
 class GradientSearch:
-    """Greedy coordinate gradient, a prompt at a time; an iteration's candidates are one batch."""
+    """Greedy coordinate gradient: one batch for the gradients of all prompts, then one for each prompt's candidates."""
 
     def __init__(self, target: Target, config: MmaDiffusion) -> None:
         self.target, self.config = target, config
         self.length = min(config.tokens, target.vocabulary.window - 2)
 
     def _start(self, case: Case) -> None:
-        vocabulary = self.target.vocabulary
-        ids = torch.tensor(vocabulary.ids(random_words(self.target, self.length, case.rng))[: self.length])
+        ids = random_ids(self.target, self.length, case.rng)
         wanted = self.target.encode_prompts([case.original]).pooled[0]
         loss = float(distance(self.target.encode(ids[None]).pooled, wanted)[0])
         case.state, case.loss = {"ids": ids, "wanted": wanted}, loss
 
     def gradient(self, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(k, vocabulary): of the loss in the one-hot of each position of ids (k,)."""
-        one_hot = F.one_hot(ids, len(self.target.vocabulary.tokenizer)).float()[None].to(self.target.device)
+        """(n, k, vocabulary): of the loss to wanted (n, d), in the one-hot of each position of ids (n, k)."""
+        one_hot = F.one_hot(ids, len(self.target.vocabulary.tokenizer)).float().to(self.target.device)
         one_hot.requires_grad_(True)
         with self.target.timed():
-            loss = distance(self.target.encode_soft(ids[None], one_hot, 0).pooled, wanted).sum()
+            loss = distance(self.target.encode_soft(ids, one_hot).pooled, wanted).sum()
             (found,) = torch.autograd.grad(loss, one_hot)
-        return found[0].cpu()
+        return found.cpu()
 
-    def _iteration(self, case: Case) -> None:
+    def _iteration(self, cases: Sequence[Case]) -> None:
+        ids, wanted = (torch.stack([case.state[key] for case in cases]) for key in ("ids", "wanted"))
+        for case, gradient in zip(cases, self.gradient(ids, wanted), strict=True):
+            self._substitute(case, gradient)
+            case.steps += 1
+
+    def _substitute(self, case: Case, gradient: torch.Tensor) -> None:
+        """The best of the candidates, where it is better and reads back."""
         state, vocabulary, config = case.state, self.target.vocabulary, self.config
-        tokens = best_tokens(self.gradient(state["ids"], state["wanted"]), vocabulary.allowed, config.top)
+        tokens = best_tokens(gradient, vocabulary.allowed, config.top)
         candidates = substitutes(state["ids"], tokens, config.candidates, case.rng).unique(dim=0)
         losses = distance(self.target.encode(candidates).pooled, state["wanted"]).cpu()
         for i in losses.argsort(stable=True).tolist():  # text is read back for the best alone: it takes longer
@@ -76,9 +82,9 @@ class GradientSearch:
         for case in cases:
             if not case.state:
                 self._start(case)
-            for _ in range(self.config.iterations):
-                self._iteration(case)
-            case.steps += self.config.iterations
+        for _ in range(self.config.iterations):
+            self._iteration(cases)
+        for case in cases:
             case.proposed = self.target.vocabulary.text(case.state["ids"])
 
     def learn(self, cases: Sequence[Case], seen: Sequence[Seen], reached: Sequence[bool]) -> None:

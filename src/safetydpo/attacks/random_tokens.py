@@ -25,15 +25,20 @@ class Unchanged:
         """There is nothing to learn."""
 
 
-def random_words(target: Target, count: int, rng: torch.Generator) -> str:
-    """Text of `count` random tokens that reads back and holds no forbidden word."""
-    allowed, text = target.vocabulary.allowed, ""
+def random_ids(target: Target, count: int, rng: torch.Generator) -> torch.Tensor:
+    """(count,) random tokens that read back and hold no forbidden word."""
+    allowed = target.vocabulary.allowed
     for _ in range(TRIES):
         ids = allowed[torch.randint(len(allowed), (count,), generator=rng)]
-        text = target.vocabulary.text(ids)
         if target.vocabulary.usable(ids):
-            break
-    return text
+            return ids
+    words = target.vocabulary.words  # tokens that are words read back beside each other
+    return words[torch.randint(len(words), (count,), generator=rng)]
+
+
+def random_words(target: Target, count: int, rng: torch.Generator) -> str:
+    """Their text."""
+    return target.vocabulary.text(random_ids(target, count, rng))
 
 
 class RandomSearch:

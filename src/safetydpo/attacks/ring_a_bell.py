@@ -10,10 +10,8 @@ import torch
 
 from safetydpo.attacks import Case
 from safetydpo.attacks.random_tokens import random_words
-from safetydpo.attacks.target import Encoded, Seen, Target
+from safetydpo.attacks.target import AT_ONCE, Encoded, Seen, Target
 from safetydpo.config_attacks import RingABell
-
-ENCODED_AT_ONCE = 256
 
 
 def concept_vector(unsafe: Encoded, safe: Encoded) -> torch.Tensor:
@@ -65,7 +63,7 @@ class RingSearch:
         case.state = {"wanted": wanted, "population": drawn, "errors": self._errors(drawn, wanted)}
 
     def _errors(self, population: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        parts = population.split(ENCODED_AT_ONCE)
+        parts = population.split(AT_ONCE)
         return torch.cat([fitness(self.target.encode(part).hidden, wanted).cpu() for part in parts])
 
     def _generation(self, case: Case) -> None:

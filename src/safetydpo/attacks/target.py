@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from safetydpo.attacks.vocabulary import Vocabulary
+from safetydpo.attacks.vocabulary import Sequences, Vocabulary
 from safetydpo.config import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges import Eyes
 from safetydpo.sampling import images_of
+
+AT_ONCE = 256  # sequences through a text encoder
 
 
 class Seen(NamedTuple):
@@ -69,6 +71,8 @@ class Target:
         try:
             yield
         finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             self.seconds += perf_counter() - begin
 
     def _of(self, encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,37 +81,39 @@ class Target:
         pooled = out.text_embeds if hasattr(out, "text_embeds") else out.pooler_output
         return (out.hidden_states[-2] if xl else out.last_hidden_state), pooled
 
-    def encode(self, ids: torch.Tensor) -> Encoded:
-        """Encode sequences (n, k); without gradients."""
+    def encode(self, sequences: Sequences) -> Encoded:
+        """Encode n sequences; without gradients."""
         with torch.no_grad(), self.timed():
-            return self._encode(ids)
+            return self._encode(sequences)
 
-    def _encode(self, ids: torch.Tensor) -> Encoded:
-        padded = [self.vocabulary.padded(ids.to(self.device), pad) for pad in self.pads]
+    def _encode(self, sequences: Sequences) -> Encoded:
+        padded = [self.vocabulary.padded(sequences, pad).to(self.device) for pad in self.pads]
         parts = [self._of(encoder, tokens) for encoder, tokens in zip(self.encoders, padded, strict=True)]
         return Encoded(torch.cat([hidden for hidden, _ in parts], -1).float(), parts[-1][1].float())
 
-    def encode_soft(self, ids: torch.Tensor, one_hot: torch.Tensor, begin: int) -> Encoded:
-        """Encode sequences (n, k) whose tokens from place `begin` on are rows of one_hot (n, m, vocabulary).
+    def encode_soft(self, sequences: Sequences, one_hot: torch.Tensor, tokens: torch.Tensor | None = None) -> Encoded:
+        """Encode n sequences whose first m tokens are rows of one_hot (n, m, v) over `tokens` (v,), or over all.
 
-        Gradients flow into one_hot. The places are those of the sequence, before the start token.
+        Gradients flow into one_hot.
         """
-        first, count = begin + 1, one_hot.shape[1]  # behind the start token
+        count = one_hot.shape[1]
 
         def put(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
-            soft = one_hot.to(module.weight) @ module.weight
-            return torch.cat([output[:, :first], soft.to(output), output[:, first + count :]], dim=1)
+            weight = module.weight if tokens is None else module.weight[tokens]
+            soft = one_hot.to(weight) @ weight
+            return torch.cat([output[:, :1], soft.to(output), output[:, 1 + count :]], dim=1)  # 0: the start token
 
         hooks = [encoder.get_input_embeddings().register_forward_hook(put) for encoder in self.encoders]
         try:
-            return self._encode(ids)
+            return self._encode(sequences)
         finally:
             for hook in hooks:
                 hook.remove()
 
     def encode_prompts(self, prompts: Sequence[str]) -> Encoded:
         """Encode prompts, cut to the window."""
-        parts = [self.encode(torch.tensor([self.vocabulary.ids(prompt)], dtype=torch.long)) for prompt in prompts]
+        ids = [self.vocabulary.ids(prompt) for prompt in prompts]
+        parts = [self.encode(ids[i : i + AT_ONCE]) for i in range(0, len(ids), AT_ONCE)]
         return Encoded(torch.cat([p.hidden for p in parts]), torch.cat([p.pooled for p in parts]))
 
     def look(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Seen]:

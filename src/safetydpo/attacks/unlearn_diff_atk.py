@@ -39,8 +39,6 @@ class PrefixSearch:
         self.target, self.config, self.strip = target, config, strip
         self.prediction: Any = prediction_of(target.pipeline.scheduler.config, target.model.id)
         self.allowed = target.vocabulary.words
-        with torch.device(target.device):
-            self.rows = torch.eye(len(target.vocabulary.tokenizer))[self.allowed]
 
     def _start(self, case: Case) -> None:
         ids = self.target.vocabulary.ids(case.stripped if self.strip else case.original)
@@ -60,23 +58,20 @@ class PrefixSearch:
 
     def _loss(self, cases: Sequence[Case], timesteps: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Squared error (n,) of the UNet's prediction under each case's prefix and prompt."""
-        target, hidden, pooled = self.target, [], []
-        for case in cases:  # prompts differ in their length
-            one_hot = (straight_through(case.state["prefix"]) @ self.rows)[None]
-            ids = torch.tensor([[0] * self.config.tokens + case.state["ids"]])
-            encoded = target.encode_soft(ids, one_hot, 0)
-            hidden.append(encoded.hidden)
-            pooled.append(encoded.pooled)
+        target = self.target
+        one_hot = straight_through(torch.stack([case.state["prefix"] for case in cases]))
+        room = [0] * self.config.tokens
+        encoded = target.encode_soft([room + case.state["ids"] for case in cases], one_hot, self.allowed)
         latents = torch.cat([case.state["latents"] for case in cases])
         unet = target.pipeline.unet
         added = None
         if unet.config.addition_embed_type == "text_time":
             size = (target.model.height, target.model.width)
             ids = torch.tensor([[*size, 0, 0, *size]] * len(cases), device=target.device)
-            added = {"text_embeds": torch.cat(pooled).to(unet.dtype), "time_ids": ids.to(unet.dtype)}
+            added = {"text_embeds": encoded.pooled.to(unet.dtype), "time_ids": ids.to(unet.dtype)}
         noisy_latents = self.prediction.add_noise(latents, noise, timesteps)
         model_pred = unet(
-            noisy_latents.to(unet.dtype), timesteps, torch.cat(hidden).to(unet.dtype), added_cond_kwargs=added
+            noisy_latents.to(unet.dtype), timesteps, encoded.hidden.to(unet.dtype), added_cond_kwargs=added
         ).sample
         wanted = self.prediction.target(latents, noise, timesteps)
         return (model_pred.float() - wanted).square().flatten(1).mean(1)

@@ -23,6 +23,9 @@ def forbidden_words(words: Iterable[str], path: str | None) -> list[str]:
     return found
 
 
+Sequences = torch.Tensor | Sequence[Sequence[int]]  # (n, k), or n lists of any lengths
+
+
 class Vocabulary:
     """A tokenizer with forbidden words. Token sequences (n,) are without start, end and padding."""
 
@@ -68,15 +71,13 @@ class Vocabulary:
         """Whether the tokens make a prompt that an attacker may type: it reads back and holds no forbidden word."""
         return self.reads_back(ids) and not self.forbids(self.text(ids))
 
-    def padded(self, ids: torch.Tensor, pad: int | None = None) -> torch.Tensor:
-        """(n, window) of sequences (n, k), with start, end and padding (SDXL's second encoder has another `pad`)."""
-        room = self.window - 2
-        if ids.shape[1] > room:
-            raise SafetyDPOError(
-                f"attacks: {ids.shape[1]} tokens do not fit the model's window of {room}: lower tokens."
-            )
-        t, count = self.tokenizer, len(ids)
-        start, end = (torch.full((count, 1), i, device=ids.device) for i in (t.bos_token_id, t.eos_token_id))
-        fill: int = t.pad_token_id if pad is None else pad
-        padding = torch.full((count, room - ids.shape[1]), fill, device=ids.device)
-        return torch.cat([start, ids, end, padding], dim=1)
+    def padded(self, sequences: Sequences, pad: int | None = None) -> torch.Tensor:
+        """(n, window) of n sequences, with start, end and padding (SDXL's second encoder has another `pad`)."""
+        t, room = self.tokenizer, self.window - 2
+        rows = sequences.tolist() if isinstance(sequences, torch.Tensor) else sequences
+        if (longest := max(map(len, rows))) > room:
+            raise SafetyDPOError(f"attacks: {longest} tokens do not fit the model's window of {room}: lower tokens.")
+        fill = t.pad_token_id if pad is None else pad
+        return torch.tensor(
+            [[t.bos_token_id, *row, t.eos_token_id, *[fill] * (room - len(row))] for row in rows], dtype=torch.long
+        )
