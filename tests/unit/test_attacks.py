@@ -187,6 +187,8 @@ def test_distance_is_one_minus_cosine():
 def test_gradient_and_position_are_aligned(tmp_path, family):
     """The gradient at position k agrees with what a small step of the one-hot at k does to the loss."""
     target = target_of(tmp_path / "m", family)
+    for encoder in target.encoders:  # some models have more embeddings than tokens
+        encoder.resize_token_embeddings(len(target.vocabulary.tokenizer) + 8)
     search = GradientSearch(target, Attacks(run=["mma-diffusion"], forbidden=WORDS).mma_diffusion)
     ids, wanted = torch.tensor(target.vocabulary.ids("red circle teal")), target.encode_prompts([PROMPT]).pooled[0]
     gradient = search.gradient(ids[None], wanted[None])[0]

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from snakes import ROOT
 from test_attacks import PAIRS, SMALL, WORDS, Judge, case
 from test_judges import CLIP
@@ -44,6 +45,7 @@ def test_images_are_those_of_the_cpu(family, tmp_path):
 
 def trained(device, precision, tiny, tiny_features, **changes):
     """Log of four steps."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # one device a process, says accelerate
     config = train_config(mixed_precision=precision, steps=4, **changes)
     denoiser = Denoiser(on(device, tiny), precision)
     denoiser.add_adapter(config, 0)

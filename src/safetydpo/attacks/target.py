@@ -99,7 +99,7 @@ class Target:
         count = one_hot.shape[1]
 
         def put(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
-            weight = module.weight if tokens is None else module.weight[tokens]
+            weight = module.weight[: one_hot.shape[2]] if tokens is None else module.weight[tokens]
             soft = one_hot.to(weight) @ weight
             return torch.cat([output[:, :1], soft.to(output), output[:, 1 + count :]], dim=1)  # 0: the start token
 
