@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import make_pipeline
+from tiny import DEVICES, make_pipeline
 
 from safetydpo.attacks import Case
 from safetydpo.attacks.mma_diffusion import GradientSearch, best_tokens, distance, substitutes
@@ -47,8 +47,8 @@ class Judge:
         ]
 
 
-def target_of(folder: Path, family: str = "sd15") -> Target:
-    model = make_pipeline(folder, family)
+def target_of(folder: Path, family: str = "sd15", device: str = "cpu") -> Target:
+    model = make_pipeline(folder, family).model_copy(update={"device": device})
     return Target(load_pipeline(model), WORDS, model, Judge())  # type: ignore[arg-type]
 
 
@@ -275,8 +275,9 @@ PAIRS = {"cross": ([PROMPT], ["a red circle on a teal field"])}
 
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_attack_is_the_same_twice_and_uses_no_forbidden_word(tmp_path, family, name):
-    target = target_of(tmp_path / "m", family)
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_attack_is_the_same_twice_and_uses_no_forbidden_word(tmp_path, family, name, device):
+    target = target_of(tmp_path / "m", family, device)
     config = Attacks(run=[name], forbidden=WORDS, rounds=3, **SMALL)  # type: ignore[arg-type]
     found = []
     for _ in range(2):
