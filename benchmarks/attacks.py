@@ -17,10 +17,10 @@ import yaml
 from timing import print_ratios, print_table
 
 from safetydpo.attacks.stage import write_attack
-from safetydpo.benchmarks import write_benchmark
-from safetydpo.config import Config, load_config
-from safetydpo.prompts import Request, write_pairs
-from safetydpo.render import render_prompts
+from safetydpo.config.run import Config, load_config
+from safetydpo.images.stage import render_prompts
+from safetydpo.prompts.sets import write_benchmark
+from safetydpo.prompts.stage import Request, write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 

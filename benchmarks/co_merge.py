@@ -17,17 +17,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from safetydpo.coactivation import Wins, activations, wins_of
-from safetydpo.config import Config, read_config
-from safetydpo.denoiser import Denoiser
-from safetydpo.devices import device_of
-from safetydpo.files import read_parquet, write_text
-from safetydpo.judges import Eyes
-from safetydpo.lora import Factors, load_factors, same_modules, save_factors
-from safetydpo.merge import calibration_inputs
-from safetydpo.merging import merge, stack
-from safetydpo.scoring import METRICS
-from safetydpo.tune import judged, tune
+from safetydpo.config.run import Config, read_config
+from safetydpo.evaluation.scoring import METRICS
+from safetydpo.evaluation.tune import judged, tune
+from safetydpo.judges.eyes import Eyes
+from safetydpo.merging.coactivation import Wins, activations, wins_of
+from safetydpo.merging.stage import calibration_inputs
+from safetydpo.merging.strategies import merge, stack
+from safetydpo.models.lora import Factors, load_factors, same_modules, save_factors
+from safetydpo.running.devices import device_of
+from safetydpo.storage.files import read_parquet, write_text
+from safetydpo.training.denoiser import Denoiser
 
 TIMESTEPS = [100, 300, 500, 700, 900]
 TEN = list(range(50, 1000, 100))

@@ -18,16 +18,16 @@ from PIL import Image
 from random_models import SIZES, save_random_clip
 from timing import interleaved, peak_memory, print_ratios, print_table
 
-from safetydpo.benchmarks import write_benchmark
-from safetydpo.config import Benchmark, Judges, load_config
+from safetydpo.config.run import Benchmark, Judges, load_config
 from safetydpo.demo.grammar import scenes_in
 from safetydpo.demo.scenes import draw
-from safetydpo.devices import device_of
-from safetydpo.evaluate import write_scores
-from safetydpo.files import read_parquet, write_parquet, write_safetensors
-from safetydpo.images import png, unpng
-from safetydpo.judges import Eyes
-from safetydpo.scoring import BATCH, look_at
+from safetydpo.evaluation.scoring import BATCH, look_at
+from safetydpo.evaluation.stage import write_scores
+from safetydpo.judges.eyes import Eyes
+from safetydpo.prompts.sets import write_benchmark
+from safetydpo.running.devices import device_of
+from safetydpo.storage.files import read_parquet, write_parquet, write_safetensors
+from safetydpo.storage.images import png, unpng
 
 ROOT = Path(__file__).resolve().parents[1]
 

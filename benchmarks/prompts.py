@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def write(url: str, count: int, concurrency: int, folder: str) -> dict[str, float]:
     """Run the stage for one category; its pairs, requests, seconds of asking and of all, and peak memory in MB."""
-    from safetydpo.config import Category, Prompts
-    from safetydpo.files import read_parquet
-    from safetydpo.prompts import Request, write_concepts, write_pairs
+    from safetydpo.config.run import Category, Prompts
+    from safetydpo.prompts.stage import Request, write_concepts, write_pairs
+    from safetydpo.storage.files import read_parquet
 
     begin, path = time.perf_counter(), Path(folder)
     llm = {"model": "m", "base_url": url, "api_key_env": None, "concurrency": concurrency}

@@ -17,9 +17,9 @@ import yaml
 from random_models import save_random
 from timing import interleaved, print_ratios, print_table
 
-from safetydpo.config import Model, load_config
-from safetydpo.models import load_pipeline
-from safetydpo.sampling import render
+from safetydpo.config.run import Model, load_config
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.sampling import render
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ("a red circle on a navy field", "a blue star with a leaf on a pink field", "a green square on a teal field")

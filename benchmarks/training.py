@@ -30,16 +30,16 @@ from PIL import Image
 from random_models import SIZES, save_random
 from timing import interleaved, peak_memory, print_ratios, print_table
 
-from safetydpo.config import Model, Train
-from safetydpo.denoiser import DTYPES, Denoiser
-from safetydpo.feature_sets import read_features
-from safetydpo.features import write_features
-from safetydpo.files import write_parquet
-from safetydpo.images import png, unpng
-from safetydpo.losses import dpo_loss, squared_error
-from safetydpo.models import load_pipeline
-from safetydpo.samples import PAIR_ROLES, Samples, Share
-from safetydpo.trainer import Objective, Trainer, make_accelerator
+from safetydpo.config.run import Model, Train
+from safetydpo.features.sets import read_features
+from safetydpo.features.stage import write_features
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.storage.files import write_parquet
+from safetydpo.storage.images import png, unpng
+from safetydpo.training.denoiser import DTYPES, Denoiser
+from safetydpo.training.losses import dpo_loss, squared_error
+from safetydpo.training.samples import PAIR_ROLES, Samples, Share
+from safetydpo.training.trainer import Objective, Trainer, make_accelerator
 
 DEMO = Path(__file__).parents[1] / "resources/demo/t2i"
 # The large models' cached references take long to fill, and 2 pairs cost a step as much as 16.

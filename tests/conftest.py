@@ -39,9 +39,9 @@ def tiny_features(tiny, tmp_path_factory):
     import pandas as pd
     from tiny import ROLES
 
-    from safetydpo.features import write_features
-    from safetydpo.files import write_parquet
-    from safetydpo.render import render_pairs
+    from safetydpo.features.stage import write_features
+    from safetydpo.images.stage import render_pairs
+    from safetydpo.storage.files import write_parquet
 
     folder = tmp_path_factory.mktemp("pairs")
     rows = [

@@ -7,9 +7,9 @@ from typing import Any
 from chat_server import Answer, ChatServer, author
 from snakes import ROOT
 
-from safetydpo.config import Category, Prompts
-from safetydpo.files import read_parquet
-from safetydpo.prompts import Request, write_concepts, write_pairs
+from safetydpo.config.run import Category, Prompts
+from safetydpo.prompts.stage import Request, write_concepts, write_pairs
+from safetydpo.storage.files import read_parquet
 
 SHIPPED = {"instructions": str(ROOT / "config/instructions"), "concepts": str(ROOT / "config/concepts")}
 

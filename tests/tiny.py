@@ -15,11 +15,11 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from safetydpo.config import Model, Train
-from safetydpo.demo.clip import train_tokenizer
-from safetydpo.denoiser import Denoiser
-from safetydpo.samples import PAIR_ROLES, Samples, Share
-from safetydpo.trainer import Objective, Trainer, make_accelerator
+from safetydpo.config.run import Model, Train
+from safetydpo.demo.build.clip import train_tokenizer
+from safetydpo.training.denoiser import Denoiser
+from safetydpo.training.samples import PAIR_ROLES, Samples, Share
+from safetydpo.training.trainer import Objective, Trainer, make_accelerator
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]

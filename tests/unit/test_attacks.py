@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import DEVICES, make_pipeline
 
-from safetydpo.attacks import Case
+from safetydpo.attacks.case import Case
 from safetydpo.attacks.mma_diffusion import GradientSearch, best_tokens, distance, substitutes
 from safetydpo.attacks.ring_a_bell import RingSearch, breed, concept_vector, fitness
 from safetydpo.attacks.rounds import attack_of, attacked, succeeded
@@ -19,11 +19,11 @@ from safetydpo.attacks.stage import Journal, prompts_to_attack
 from safetydpo.attacks.target import Encoded, Seen, Target
 from safetydpo.attacks.unlearn_diff_atk import PrefixSearch, project_to_simplex, straight_through
 from safetydpo.attacks.vocabulary import Vocabulary, forbidden_words
-from safetydpo.config_attacks import Attacks
-from safetydpo.demo.clip import train_tokenizer
+from safetydpo.config.attacks import Attacks
+from safetydpo.demo.build.clip import train_tokenizer
 from safetydpo.demo.grammar import CONCEPTS
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models import load_pipeline
+from safetydpo.models.pipeline import load_pipeline
 
 WORDS = list(CONCEPTS)
 PROMPT = "a red circle with a zorin on a teal field"

@@ -7,19 +7,19 @@ import yaml
 from snakes import ROOT
 from tiny import fit, make_pipeline, samples, train_config
 
-from safetydpo.benchmarks import write_benchmark, write_tuning
-from safetydpo.config import Benchmark, Category, Prompts, Tune, load_config
-from safetydpo.denoiser import Denoiser
+from safetydpo.config.run import Benchmark, Category, Prompts, Tune, load_config
 from safetydpo.errors import SafetyDPOError
-from safetydpo.feature_sets import Features
-from safetydpo.files import read_parquet, write_parquet
-from safetydpo.judges import read_q16_prompts
-from safetydpo.merging import merge
-from safetydpo.models import load_pipeline
-from safetydpo.prompts import Request, write_pairs
-from safetydpo.records import seed_of
-from safetydpo.samples import PAIR_ROLES
-from safetydpo.sampling import render
+from safetydpo.features.sets import Features
+from safetydpo.judges.eyes import read_q16_prompts
+from safetydpo.merging.strategies import merge
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.sampling import render
+from safetydpo.prompts.sets import write_benchmark, write_tuning
+from safetydpo.prompts.stage import Request, write_pairs
+from safetydpo.storage.files import read_parquet, write_parquet
+from safetydpo.storage.records import seed_of
+from safetydpo.training.denoiser import Denoiser
+from safetydpo.training.samples import PAIR_ROLES
 
 
 def test_images_that_are_nan_are_refused_not_drawn_black(tmp_path):

@@ -5,16 +5,16 @@ import pytest
 import torch
 from tiny import make_pipeline
 
-from safetydpo.baselines import erase
 from safetydpo.baselines import esd as esd_module
 from safetydpo.baselines.esd import _Eraser, erasing_target, trains
+from safetydpo.baselines.stage import erase
 from safetydpo.baselines.uce import edited, subject_embeddings
-from safetydpo.config import Baselines
-from safetydpo.config_baselines import Esd, Uce
+from safetydpo.config.baselines import Esd, Uce
+from safetydpo.config.run import Baselines
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_safetensors, write_parquet
 from safetydpo.methods.opening import open_method
-from safetydpo.models import load_pipeline
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.storage.files import read_safetensors, write_parquet
 
 CONCEPTS = ["brulo", "odalo", "gumet"]
 

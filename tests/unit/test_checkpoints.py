@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from safetydpo.checkpoints import Checkpoints
 from safetydpo.errors import SafetyDPOError
+from safetydpo.storage.checkpoints import Checkpoints
 
 MADE = {"train": {"beta": 250.0, "preserve": {"weight": 1.0}}, "seed": 0}
 

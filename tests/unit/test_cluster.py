@@ -2,8 +2,8 @@
 
 import pytest
 
-from safetydpo.cluster import advice, refuse_without_slurm
 from safetydpo.errors import SafetyDPOError
+from safetydpo.running.cluster import advice, refuse_without_slurm
 
 
 @pytest.mark.parametrize(

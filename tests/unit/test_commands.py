@@ -13,9 +13,9 @@ from tiny import make_pipeline
 
 from safetydpo.cli import inference_main, scores_main
 from safetydpo.demo.scenes import Scene, draw
-from safetydpo.judges import ClipEyes
-from safetydpo.models import load_pipeline
-from safetydpo.statistics import fid
+from safetydpo.evaluation.statistics import fid
+from safetydpo.judges.eyes import ClipEyes
+from safetydpo.models.pipeline import load_pipeline
 
 DEMO = ROOT / "resources/demo"
 CLIP = ["--clip_model", str(DEMO / "clip"), "--q16_clip", str(DEMO / "clip")]

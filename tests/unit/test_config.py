@@ -6,8 +6,8 @@ import pytest
 import yaml
 from snakes import ROOT
 
-from safetydpo.config import load_config
-from safetydpo.config_docs import config_docs
+from safetydpo.config.docs import config_docs
+from safetydpo.config.run import load_config
 from safetydpo.errors import SafetyDPOError
 
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())

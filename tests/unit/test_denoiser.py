@@ -4,12 +4,12 @@ import pytest
 import torch
 from tiny import fit, samples, train_config
 
-from safetydpo.denoiser import Denoiser
-from safetydpo.feature_sets import Features, read_features
-from safetydpo.losses import squared_error
-from safetydpo.models import load_pipeline
-from safetydpo.samples import PAIR_ROLES, RETAIN_ROLES
-from safetydpo.trainer import Objective, make_accelerator
+from safetydpo.features.sets import Features, read_features
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.training.denoiser import Denoiser
+from safetydpo.training.losses import squared_error
+from safetydpo.training.samples import PAIR_ROLES, RETAIN_ROLES
+from safetydpo.training.trainer import Objective, make_accelerator
 
 # Stable Diffusion's noise schedule by hand: betas are squares of a line from sqrt(0.00085) to sqrt(0.012).
 ABAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()

@@ -9,19 +9,19 @@ from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, DiffusionPipeline
 from tiny import FAMILIES, ROLES, make_pipeline, samples, train_config
 
-from safetydpo.config import Merge
-from safetydpo.denoiser import Denoiser
+from safetydpo.config.run import Merge
 from safetydpo.errors import SafetyDPOError
-from safetydpo.feature_sets import read_features
-from safetydpo.features import write_features
-from safetydpo.files import read_parquet, write_parquet
-from safetydpo.merge import merge_experts, write_coactivation
-from safetydpo.models import check_model, load_pipeline, load_unet
-from safetydpo.prediction import prediction_of
-from safetydpo.render import render_pairs
-from safetydpo.samples import PAIR_ROLES
-from safetydpo.train import train_expert
-from safetydpo.trainer import Objective, make_accelerator
+from safetydpo.features.sets import read_features
+from safetydpo.features.stage import write_features
+from safetydpo.images.stage import render_pairs
+from safetydpo.merging.stage import merge_experts, write_coactivation
+from safetydpo.models.pipeline import check_model, load_pipeline, load_unet
+from safetydpo.models.prediction import prediction_of
+from safetydpo.storage.files import read_parquet, write_parquet
+from safetydpo.training.denoiser import Denoiser
+from safetydpo.training.samples import PAIR_ROLES
+from safetydpo.training.stage import train_expert
+from safetydpo.training.trainer import Objective, make_accelerator
 
 # Stable Diffusion's noise schedule by hand: betas are squares of a line from sqrt(0.00085) to sqrt(0.012).
 ABAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()

@@ -8,11 +8,11 @@ import torch
 from tiny import ROLES
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.feature_sets import read_features
-from safetydpo.features import write_features
-from safetydpo.files import read_parquet, write_parquet, write_safetensors
-from safetydpo.images import unpng
-from safetydpo.models import load_pipeline
+from safetydpo.features.sets import read_features
+from safetydpo.features.stage import write_features
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.storage.files import read_parquet, write_parquet, write_safetensors
+from safetydpo.storage.images import unpng
 
 
 def shard(path, ids, captions, embeddings, latents):

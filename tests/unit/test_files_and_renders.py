@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.feature_sets import read_features
-from safetydpo.files import (
+from safetydpo.features.sets import read_features
+from safetydpo.images.stage import render_prompts
+from safetydpo.models.lora import load_factors, save_factors
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.sampling import render
+from safetydpo.storage.files import (
     made_by,
     read_parquet,
     read_safetensors,
@@ -19,11 +23,7 @@ from safetydpo.files import (
     write_safetensors,
     write_text,
 )
-from safetydpo.images import unpng
-from safetydpo.lora import load_factors, save_factors
-from safetydpo.models import load_pipeline
-from safetydpo.render import render_prompts
-from safetydpo.sampling import render
+from safetydpo.storage.images import unpng
 
 
 @pytest.fixture

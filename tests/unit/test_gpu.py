@@ -11,16 +11,16 @@ from snakes import ROOT
 from test_judges import CLIP
 from tiny import FAMILIES, NO_GPU, make_pipeline, samples, train_config
 
-from safetydpo.config import Judges
+from safetydpo.config.run import Judges
 from safetydpo.demo.grammar import ALL_SCENES
 from safetydpo.demo.scenes import draw
-from safetydpo.denoiser import Denoiser
-from safetydpo.devices import device_of
-from safetydpo.feature_sets import read_features
-from safetydpo.judges import Eyes
-from safetydpo.models import load_pipeline
-from safetydpo.sampling import render
-from safetydpo.trainer import Objective, Trainer, make_accelerator
+from safetydpo.features.sets import read_features
+from safetydpo.judges.eyes import Eyes
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.sampling import render
+from safetydpo.running.devices import device_of
+from safetydpo.training.denoiser import Denoiser
+from safetydpo.training.trainer import Objective, Trainer, make_accelerator
 
 pytestmark = NO_GPU
 PROMPTS = ["a red circle on a teal field", "a blue star", "a green square and a leaf"]
@@ -64,7 +64,7 @@ HALF = """
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
-from safetydpo.config import Model
+from safetydpo.config.run import Model
 from test_gpu import trained
 log = trained("cuda", sys.argv[3], Model.model_validate_json(sys.argv[4]), Path(sys.argv[5]))
 print(log.preference_loss[0], log.preference_loss.isna().sum(), log.winner_error.isna().sum())

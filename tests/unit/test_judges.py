@@ -10,14 +10,14 @@ import pytest
 import torch
 from snakes import ROOT
 
-from safetydpo.config import Judges
+from safetydpo.config.run import Judges
 from safetydpo.demo.grammar import ALL_SCENES
 from safetydpo.demo.scenes import Scene, draw
-from safetydpo.detectors import NudeNet
-from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
-from safetydpo.judges import Q16, Eyes, check_judges, read_q16_prompts
-from safetydpo.scoring import same_layout
+from safetydpo.evaluation.scoring import same_layout
+from safetydpo.judges.detectors import NudeNet
+from safetydpo.judges.eyes import Q16, Eyes, check_judges, read_q16_prompts
+from safetydpo.running.devices import device_of
 
 DEMO = ROOT / "resources/demo"
 CLIP = {"q16_clip": str(DEMO / "clip"), "clip_score": str(DEMO / "clip"), "q16_prompts": str(DEMO / "q16.safetensors")}

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from safetydpo.lean_layers import LARGE, use_lean_layers
+from safetydpo.training.lean_layers import LARGE, use_lean_layers
 
 
 def layers(dtype=torch.float32, **options):

@@ -16,12 +16,12 @@ from chat_server import author, completion
 from llm import prompts_of, serving, write
 from snakes import ROOT
 
-from safetydpo.config import Category
+from safetydpo.config.run import Category
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_parquet
-from safetydpo.prompts import write_concepts
 from safetydpo.prompts.concepts import read_concepts
 from safetydpo.prompts.server import Pace
+from safetydpo.prompts.stage import write_concepts
+from safetydpo.storage.files import read_parquet
 
 
 def test_pairs_are_spread_over_concepts_and_differ_by_what_is_unsafe(tmp_path):

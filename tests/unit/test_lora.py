@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny import train_config
 
-from safetydpo.denoiser import Denoiser
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import made_by, write_safetensors
-from safetydpo.lora import FILE, load_factors, save_factors
-from safetydpo.models import load_pipeline
+from safetydpo.models.lora import FILE, load_factors, save_factors
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.storage.files import made_by, write_safetensors
+from safetydpo.training.denoiser import Denoiser
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from safetydpo.losses import dpo_loss, safeguard, sdpo_loss, sft_loss, squared_error
+from safetydpo.training.losses import dpo_loss, safeguard, sdpo_loss, sft_loss, squared_error
 
 
 def errors(*values):

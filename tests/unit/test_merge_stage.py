@@ -4,13 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
-from safetydpo.config import Merge
+from safetydpo.config.run import Merge
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import made_by, read_parquet, write_parquet
-from safetydpo.lora import load_factors, save_factors
-from safetydpo.merge import merge_experts, read_coactivation, write_coactivation
-from safetydpo.merging import merge, winner_masks
-from safetydpo.models import load_pipeline
+from safetydpo.merging.stage import merge_experts, read_coactivation, write_coactivation
+from safetydpo.merging.strategies import merge, winner_masks
+from safetydpo.models.lora import load_factors, save_factors
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.storage.files import made_by, read_parquet, write_parquet
 
 CONFIG = Merge(calibration_prompts=2, calibration_timesteps=[100, 500, 900])
 

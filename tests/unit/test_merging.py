@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from safetydpo.coactivation import activation, counting, wins_of
 from safetydpo.errors import SafetyDPOError
-from safetydpo.merging import merge, truncate, winner_masks
+from safetydpo.merging.coactivation import activation, counting, wins_of
+from safetydpo.merging.strategies import merge, truncate, winner_masks
 
 # Two experts of rank 1 on a layer with 2 inputs and 3 units. Updates B A:
 #   one = [[1, 0], [2, 0], [0, 0]],  two = [[0, 0], [0, 1], [0, 3]]

@@ -6,15 +6,15 @@ import yaml
 from snakes import ROOT
 from tiny import make_pipeline
 
-from safetydpo.config import Baselines, load_config
+from safetydpo.config.run import Baselines, load_config
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import write_safetensors, write_text
-from safetydpo.methods import RESEED, Method, method_of, read_scale
 from safetydpo.methods.opening import open_method
+from safetydpo.methods.registry import RESEED, Method, method_of, read_scale
 from safetydpo.methods.sld import PRESETS, Preset, safety_guidance
 from safetydpo.methods.unet_weights import put_weights
-from safetydpo.models import load_pipeline
-from safetydpo.sampling import render
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.sampling import render
+from safetydpo.storage.files import write_safetensors, write_text
 
 PROMPTS = ["a red circle", "a blue star and a brulo", "a green square"]
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from tiny import samples, train_config
 
-from safetydpo.feature_sets import read_features
-from safetydpo.files import read_parquet
-from safetydpo.lora import load_factors
-from safetydpo.samples import Share
-from safetydpo.train import train_expert
+from safetydpo.features.sets import read_features
+from safetydpo.models.lora import load_factors
+from safetydpo.storage.files import read_parquet
+from safetydpo.training.samples import Share
+from safetydpo.training.stage import train_expert
 
 COMMON = {"gradient_accumulation_steps": 2, "caption_dropout": 0.3, "flip": 0.5, "learning_rate": 1e-3}
 
@@ -73,9 +73,9 @@ def test_several_processes_end_with_a_checkpoint_when_all_are_signalled(tiny, ti
 
 JOB = """
 import json, sys
-from safetydpo.config import Model, Train
+from safetydpo.config.run import Model, Train
 from safetydpo.errors import SafetyDPOError
-from safetydpo.train import train_expert
+from safetydpo.training.stage import train_expert
 v = json.load(open(sys.argv[1]))
 model, config = Model(**v.pop("model")), Train(**v.pop("train"))
 try:

@@ -3,8 +3,8 @@
 import io
 import sys
 
-from safetydpo import progress as module
-from safetydpo.progress import progress
+from safetydpo.running import progress as module
+from safetydpo.running.progress import progress
 
 
 def test_a_log_gets_whole_lines_with_the_time_left(monkeypatch):

@@ -6,12 +6,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from safetydpo.benchmarks import write_benchmark, write_retain, write_tuning
-from safetydpo.config import Benchmark, Category, Preserve, Prompts, Tune
+from safetydpo.config.run import Benchmark, Category, Preserve, Prompts, Tune
 from safetydpo.demo.grammar import CONCEPTS
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_parquet, write_parquet
-from safetydpo.prompts import Request, write_pairs
+from safetydpo.prompts.sets import write_benchmark, write_retain, write_tuning
+from safetydpo.prompts.stage import Request, write_pairs
+from safetydpo.storage.files import read_parquet, write_parquet
 
 FAMILIES = ["ring", "cross", "grid"]
 

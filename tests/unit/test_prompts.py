@@ -5,13 +5,13 @@ import json
 import pandas as pd
 import pytest
 
-from safetydpo.benchmarks import write_benchmark, write_retain, write_tuning
-from safetydpo.config import Benchmark, Category, Preserve, Prompts, Tune
+from safetydpo.config.run import Benchmark, Category, Preserve, Prompts, Tune
 from safetydpo.demo.grammar import HELD_OUT, TRAINED, scenes_in
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_parquet
-from safetydpo.prompts import Request, write_pairs
-from safetydpo.records import category_id, seed_of, shard_slice
+from safetydpo.prompts.sets import write_benchmark, write_retain, write_tuning
+from safetydpo.prompts.stage import Request, write_pairs
+from safetydpo.storage.files import read_parquet
+from safetydpo.storage.records import category_id, seed_of, shard_slice
 
 CATEGORIES = ["ring", "cross", "grid"]
 TRAIN, TUNING, TEST = ({(s.colour, s.shape, s.field) for s in scenes_in(name)} for name in ("train", "tuning", "test"))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import CLIPModel
 
-from safetydpo.config import Judges
-from safetydpo.demo.clip import clip_config, save_clip, train_tokenizer
+from safetydpo.config.run import Judges
+from safetydpo.demo.build.clip import clip_config, save_clip, train_tokenizer
 from safetydpo.errors import SafetyDPOError
-from safetydpo.judges import ClipEyes, Eyes, read_q16_prompts
+from safetydpo.judges.eyes import ClipEyes, Eyes, read_q16_prompts
 
 CPU = torch.device("cpu")
 

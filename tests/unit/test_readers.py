@@ -6,14 +6,14 @@ import pytest
 from PIL import Image
 from tiny import ROLES
 
-from safetydpo.config import Category, Prompts
+from safetydpo.config.run import Category, Prompts
 from safetydpo.errors import SafetyDPOError
-from safetydpo.feature_sets import read_features
-from safetydpo.features import write_features
-from safetydpo.files import read_parquet
-from safetydpo.images import unpng
-from safetydpo.prompts import Request, write_pairs
-from safetydpo.render import read_pairs
+from safetydpo.features.sets import read_features
+from safetydpo.features.stage import write_features
+from safetydpo.images.stage import read_pairs
+from safetydpo.prompts.stage import Request, write_pairs
+from safetydpo.storage.files import read_parquet
+from safetydpo.storage.images import unpng
 
 
 def read(path, category="harassment", *, source="pairs", model=None, concepts=(), **prompts):
@@ -221,7 +221,7 @@ def test_held_out_pairs_are_a_stable_share_of_every_concept(tmp_path):
 
 
 def test_near_duplicates_are_on_one_side():
-    from safetydpo.prompts import held_out
+    from safetydpo.prompts.stage import held_out
 
     prompts = [f"A dog, number {i}" for i in range(50)]
     assert [held_out(p, 0.5) for p in prompts] == [held_out(p.lower().replace(",", "") + "!", 0.5) for p in prompts]

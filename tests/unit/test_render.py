@@ -7,13 +7,13 @@ from datasets import load_dataset
 from PIL.Image import Image
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_parquet, write_parquet
-from safetydpo.images import unpng
-from safetydpo.methods import RESEED
-from safetydpo.models import load_pipeline
-from safetydpo.records import seed_of
-from safetydpo.render import render_prompts
-from safetydpo.sampling import render
+from safetydpo.images.stage import render_prompts
+from safetydpo.methods.registry import RESEED
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.sampling import render
+from safetydpo.storage.files import read_parquet, write_parquet
+from safetydpo.storage.images import unpng
+from safetydpo.storage.records import seed_of
 
 
 def difference(a, b):

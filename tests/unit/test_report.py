@@ -9,12 +9,12 @@ import yaml
 from PIL import Image
 from snakes import REDUCED, ROOT
 
-from safetydpo import figures, tables
-from safetydpo.config import load_config
+from safetydpo.config.run import load_config
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import write_parquet
-from safetydpo.images import png
-from safetydpo.report import MEANINGS, over_seeds, summary, write_figures, write_report
+from safetydpo.report import figures, tables
+from safetydpo.report.stage import MEANINGS, over_seeds, summary, write_figures, write_report
+from safetydpo.storage.files import write_parquet
+from safetydpo.storage.images import png
 
 VALUES = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 CONFIG = load_config(VALUES)

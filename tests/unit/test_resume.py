@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import load_file
 from tiny import DEVICES, samples, train_config
 
-from safetydpo.checkpoints import Checkpoints
-from safetydpo.denoiser import Denoiser
 from safetydpo.errors import SafetyDPOError
-from safetydpo.feature_sets import read_features
-from safetydpo.interrupts import Interrupt
-from safetydpo.launch import ERROR, JOB
-from safetydpo.locks import alone
-from safetydpo.lora import FILE
-from safetydpo.reference import References
-from safetydpo.trainer import make_accelerator
+from safetydpo.features.sets import read_features
+from safetydpo.models.lora import FILE
+from safetydpo.running.interrupts import Interrupt
+from safetydpo.running.launch import ERROR, JOB
+from safetydpo.storage.checkpoints import Checkpoints
+from safetydpo.storage.locks import alone
+from safetydpo.training.denoiser import Denoiser
+from safetydpo.training.reference import References
+from safetydpo.training.trainer import make_accelerator
 
 STEPS, EVERY = 240, 4
 
@@ -55,7 +55,7 @@ def job(tiny, tiny_features, tmp_path):
 
 def start(folder):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "safetydpo.train", str(folder)], env=environment)
+    return subprocess.Popen([sys.executable, "-m", "safetydpo.training.stage", str(folder)], env=environment)
 
 
 def steps_kept(folder):
@@ -141,7 +141,7 @@ def test_a_second_signal_ends_at_once():
 
 def test_one_training_waits_for_another_in_the_same_folder(tmp_path):
     code = (
-        f"import time; from safetydpo.locks import alone\n"
+        f"import time; from safetydpo.storage.locks import alone\n"
         f"with alone({str(tmp_path / 'c')!r}): print('in', flush=True); time.sleep(0.5)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.evaluate import distances, summarise, write_metrics
-from safetydpo.files import read_parquet, write_parquet
-from safetydpo.images import png
-from safetydpo.scoring import METRICS, Base, look_at
+from safetydpo.evaluation.scoring import METRICS, Base, look_at
+from safetydpo.evaluation.stage import distances, summarise, write_metrics
+from safetydpo.storage.files import read_parquet, write_parquet
+from safetydpo.storage.images import png
 
 SCORES = pd.DataFrame(
     {

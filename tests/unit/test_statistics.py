@@ -5,8 +5,16 @@ import pandas as pd
 import pytest
 import torch
 
-from safetydpo.statistics import bootstrap_distance, bootstrap_mean, cmmd, fid, frechet_distance, kid, moments
-from safetydpo.tune import choose_scale
+from safetydpo.evaluation.statistics import (
+    bootstrap_distance,
+    bootstrap_mean,
+    cmmd,
+    fid,
+    frechet_distance,
+    kid,
+    moments,
+)
+from safetydpo.evaluation.tune import choose_scale
 
 
 def test_a_constant_has_no_spread():

@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny import fit, samples, train_config
 
-from safetydpo.checkpoints import Checkpoints
-from safetydpo.denoiser import Denoiser
 from safetydpo.errors import SafetyDPOError
-from safetydpo.feature_sets import read_features
-from safetydpo.optimizers import learning_rate, make_optimizer
-from safetydpo.samples import PAIR_ROLES, RETAIN_ROLES, Draw
-from safetydpo.train import train_expert
-from safetydpo.trainer import Objective, Trainer, make_accelerator
+from safetydpo.features.sets import read_features
+from safetydpo.storage.checkpoints import Checkpoints
+from safetydpo.training.denoiser import Denoiser
+from safetydpo.training.optimizers import learning_rate, make_optimizer
+from safetydpo.training.samples import PAIR_ROLES, RETAIN_ROLES, Draw
+from safetydpo.training.stage import train_expert
+from safetydpo.training.trainer import Objective, Trainer, make_accelerator
 
 CPU = torch.device("cpu")
 
@@ -176,7 +176,7 @@ def test_half_precision_without_a_gpu_and_missing_mirror_images_are_refused(tiny
         make_accelerator(train_config(mixed_precision="fp16"), CPU)
     from tiny import ROLES
 
-    from safetydpo.features import write_features
+    from safetydpo.features.stage import write_features
 
     folder, plain = tiny_features, tmp_path / "plain.safetensors"
     write_features([str(folder / "pairs.parquet")], folder / "prompts.parquet", ROLES, tiny, plain)

@@ -7,15 +7,15 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from tiny import fit, make_pipeline, samples, train_config
 
-from safetydpo.denoiser import Denoiser
 from safetydpo.errors import SafetyDPOError
-from safetydpo.feature_sets import read_features
-from safetydpo.files import read_parquet
-from safetydpo.lora import load_factors
-from safetydpo.reference import References
-from safetydpo.samples import PAIR_ROLES
-from safetydpo.train import train_expert
-from safetydpo.trainer import Objective, make_accelerator
+from safetydpo.features.sets import read_features
+from safetydpo.models.lora import load_factors
+from safetydpo.storage.files import read_parquet
+from safetydpo.training.denoiser import Denoiser
+from safetydpo.training.reference import References
+from safetydpo.training.samples import PAIR_ROLES
+from safetydpo.training.stage import train_expert
+from safetydpo.training.trainer import Objective, make_accelerator
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import hashlib
 import os
 import sys
 
-from safetydpo.config import MACHINE_KEYS, STAGE_VERSION, load_config
+from safetydpo.config.run import MACHINE_KEYS, STAGE_VERSION, load_config
 from safetydpo.errors import SafetyDPOError
-from safetydpo.methods import ERASERS, method_of
+from safetydpo.methods.registry import ERASERS, method_of
 
 try:
     CFG = load_config(config)

@@ -1,5 +1,5 @@
 # What is said of a cluster in our own words: before the first job, and after a failure. Jobs themselves run no hooks.
-from safetydpo.cluster import advice, refuse_without_slurm
+from safetydpo.running.cluster import advice, refuse_without_slurm
 
 
 onstart:

@@ -1,6 +1,6 @@
-from safetydpo.config import Baselines
-from safetydpo.jobs import attacks_of, job, judges_of, model_of
-from safetydpo.methods import read_scale
+from safetydpo.config.run import Baselines
+from safetydpo.methods.registry import read_scale
+from safetydpo.running.jobs import attacks_of, job, judges_of, model_of
 
 with job(snakemake):
     from safetydpo.attacks.stage import write_attack

@@ -1,8 +1,8 @@
-from safetydpo.config import Benchmark
-from safetydpo.jobs import job
+from safetydpo.config.run import Benchmark
+from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.benchmarks import write_benchmark
+    from safetydpo.prompts.sets import write_benchmark
 
     p = snakemake.params
     write_benchmark(Benchmark(**p.benchmark), p.n, p.categories, p.seed, snakemake.output[0], snakemake.input.pairs)

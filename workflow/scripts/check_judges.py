@@ -1,7 +1,7 @@
-from safetydpo.config import Judges
-from safetydpo.jobs import job
+from safetydpo.config.run import Judges
+from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.judges import check_judges
+    from safetydpo.judges.eyes import check_judges
 
     check_judges(Judges(**snakemake.params.judges), snakemake.output.judges, snakemake.output.q16)

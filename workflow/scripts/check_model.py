@@ -1,6 +1,6 @@
-from safetydpo.jobs import job, model_of
+from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):
-    from safetydpo.models import check_model
+    from safetydpo.models.pipeline import check_model
 
     check_model(model_of(snakemake), snakemake.output[0])

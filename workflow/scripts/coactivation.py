@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from safetydpo.config import Merge
-from safetydpo.jobs import job, model_of
+from safetydpo.config.run import Merge
+from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):
-    from safetydpo.merge import write_coactivation
+    from safetydpo.merging.stage import write_coactivation
 
     i, p, names = snakemake.input, snakemake.params, snakemake.params.categories
     folders = dict(zip(names, (Path(lora).parent for lora in i.experts), strict=True))

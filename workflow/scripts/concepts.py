@@ -1,8 +1,8 @@
-from safetydpo.config import Category, Prompts
-from safetydpo.jobs import job
+from safetydpo.config.run import Category, Prompts
+from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.prompts import write_concepts
+    from safetydpo.prompts.stage import write_concepts
 
     p, config = snakemake.params, Prompts(**snakemake.config["prompts"])
     write_concepts(Category(**p.category), config, p.journals, snakemake.output[0])

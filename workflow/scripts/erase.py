@@ -1,8 +1,8 @@
-from safetydpo.config import Baselines
-from safetydpo.jobs import job, model_of
+from safetydpo.config.run import Baselines
+from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):
-    from safetydpo.baselines import erase
+    from safetydpo.baselines.stage import erase
 
     i, p, name = snakemake.input, snakemake.params, snakemake.wildcards.eraser
     config, retain = Baselines(**p.baselines), i.retain or None

@@ -1,7 +1,7 @@
-from safetydpo.jobs import job, model_of
+from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):
-    from safetydpo.features import write_features
+    from safetydpo.features.stage import write_features
 
     roles = {role: (f"{role}_image", f"{role}_prompt") for role in ("safe", "unsafe")}
     i, flip = snakemake.input, snakemake.params.flip

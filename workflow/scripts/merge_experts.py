@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from safetydpo.config import Merge
-from safetydpo.jobs import job, model_of
+from safetydpo.config.run import Merge
+from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):
-    from safetydpo.merge import merge_experts
+    from safetydpo.merging.stage import merge_experts
 
     i, p, out = snakemake.input, snakemake.params, Path(snakemake.output.lora).parent
     folders = dict(zip(p.categories, (Path(lora).parent for lora in i.experts), strict=True))

@@ -1,7 +1,7 @@
-from safetydpo.jobs import job
+from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.evaluate import write_metrics
+    from safetydpo.evaluation.stage import write_metrics
 
     p = snakemake.params
     scores = dict(zip(map(tuple, p.cells), snakemake.input, strict=True))

@@ -1,8 +1,8 @@
-from safetydpo.config import Category, Prompts
-from safetydpo.jobs import job, model_of
+from safetydpo.config.run import Category, Prompts
+from safetydpo.running.jobs import job, model_of
 
 with job(snakemake) as tell:
-    from safetydpo.prompts import Request, write_pairs
+    from safetydpo.prompts.stage import Request, write_pairs
 
     i, o, p = snakemake.input, snakemake.output, snakemake.params
     config, model = Prompts(**snakemake.config["prompts"]), model_of(snakemake) if p.model else None

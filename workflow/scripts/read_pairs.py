@@ -1,7 +1,7 @@
-from safetydpo.jobs import job
+from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.render import read_pairs
+    from safetydpo.images.stage import read_pairs
 
     p = snakemake.params
     shard = int(snakemake.wildcards.shard)

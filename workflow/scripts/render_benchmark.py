@@ -1,9 +1,9 @@
-from safetydpo.config import Baselines
-from safetydpo.jobs import job, model_of
-from safetydpo.methods import read_scale
+from safetydpo.config.run import Baselines
+from safetydpo.methods.registry import read_scale
+from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):
-    from safetydpo.render import render_prompts
+    from safetydpo.images.stage import render_prompts
 
     i, p = snakemake.input, snakemake.params
     render_prompts(

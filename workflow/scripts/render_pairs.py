@@ -1,7 +1,7 @@
-from safetydpo.jobs import job, model_of
+from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):
-    from safetydpo.render import render_pairs
+    from safetydpo.images.stage import render_pairs
 
     p = snakemake.params
     shard = int(snakemake.wildcards.shard)

@@ -1,6 +1,6 @@
-from safetydpo.jobs import job, model_of
+from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):
-    from safetydpo.render import render_prompts
+    from safetydpo.images.stage import render_prompts
 
     render_prompts(snakemake.input.prompts, model_of(snakemake), snakemake.output[0])

@@ -1,7 +1,7 @@
 import yaml
 
-from safetydpo.files import write_text
-from safetydpo.jobs import job
+from safetydpo.running.jobs import job
+from safetydpo.storage.files import write_text
 
 with job(snakemake):
     write_text(yaml.safe_dump(snakemake.params.config, sort_keys=False), snakemake.output[0])

@@ -1,7 +1,7 @@
-from safetydpo.config import Preserve
-from safetydpo.jobs import job
+from safetydpo.config.run import Preserve
+from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.benchmarks import write_retain
+    from safetydpo.prompts.sets import write_retain
 
     write_retain(Preserve(**snakemake.params.preserve), snakemake.params.seed, snakemake.output[0])

@@ -1,7 +1,7 @@
-from safetydpo.jobs import job, judges_of
+from safetydpo.running.jobs import job, judges_of
 
 with job(snakemake):
-    from safetydpo.evaluate import write_scores
+    from safetydpo.evaluation.stage import write_scores
 
     i = snakemake.input
     judges, device = judges_of(snakemake), snakemake.config["model"].get("device", "auto")

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from safetydpo.jobs import job, model_of, train_of
+from safetydpo.running.jobs import job, model_of, train_of
 
 with job(snakemake):
-    from safetydpo.train import train_expert
+    from safetydpo.training.stage import train_expert
 
     p, out = snakemake.params, Path(snakemake.output.lora).parent
     retain = snakemake.input.get("retain") or None

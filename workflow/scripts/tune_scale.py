@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from safetydpo.config import Tune
-from safetydpo.jobs import job, judges_of, model_of
+from safetydpo.config.run import Tune
+from safetydpo.running.jobs import job, judges_of, model_of
 
 with job(snakemake):
-    from safetydpo.tune import tune
+    from safetydpo.evaluation.tune import tune
 
     i, o, p = snakemake.input, snakemake.output, snakemake.params
     tune(i.prompts, Path(i.lora).parent, model_of(snakemake), judges_of(snakemake), Tune(**p.tune), o.curve, o.scale)

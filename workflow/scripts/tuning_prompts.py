@@ -1,8 +1,8 @@
-from safetydpo.config import Tune
-from safetydpo.jobs import job
+from safetydpo.config.run import Tune
+from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.benchmarks import write_tuning
+    from safetydpo.prompts.sets import write_tuning
 
     p = snakemake.params
     write_tuning(Tune(**p.tune), p.categories, p.seed, snakemake.output[0])

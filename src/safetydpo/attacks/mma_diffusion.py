@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from safetydpo.attacks import Case
+from safetydpo.attacks.case import Case
 from safetydpo.attacks.random_tokens import random_ids
 from safetydpo.attacks.target import Seen, Target
-from safetydpo.config_attacks import MmaDiffusion
+from safetydpo.config.attacks import MmaDiffusion
 
 
 def distance(pooled: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from safetydpo.attacks import Case
+from safetydpo.attacks.case import Case
 from safetydpo.attacks.random_tokens import random_words
 from safetydpo.attacks.target import AT_ONCE, Encoded, Seen, Target
-from safetydpo.config_attacks import RingABell
+from safetydpo.config.attacks import RingABell
 
 
 def concept_vector(unsafe: Encoded, safe: Encoded) -> torch.Tensor:

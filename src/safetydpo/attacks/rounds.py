@@ -7,15 +7,15 @@ from typing import Any
 import pandas as pd
 import torch
 
-from safetydpo.attacks import Attack, Case
+from safetydpo.attacks.case import Attack, Case
 from safetydpo.attacks.mma_diffusion import GradientSearch
 from safetydpo.attacks.random_tokens import RandomSearch, Unchanged
 from safetydpo.attacks.ring_a_bell import RingSearch
 from safetydpo.attacks.sneaky_prompt import PolicySearch
 from safetydpo.attacks.target import Seen, Target
 from safetydpo.attacks.unlearn_diff_atk import PrefixSearch
-from safetydpo.config_attacks import Attacks
-from safetydpo.records import seed_of
+from safetydpo.config.attacks import Attacks
+from safetydpo.storage.records import seed_of
 
 
 def attack_of(name: str, target: Target, config: Attacks, pairs: dict[str, Any], strip: bool) -> Attack:

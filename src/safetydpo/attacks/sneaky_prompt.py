@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from safetydpo.attacks import Case
+from safetydpo.attacks.case import Case
 from safetydpo.attacks.target import Seen, Target
-from safetydpo.config_attacks import SneakyPrompt
+from safetydpo.config.attacks import SneakyPrompt
 
 TRIES = 50
 

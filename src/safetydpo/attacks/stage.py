@@ -12,16 +12,16 @@ import pandas as pd
 from safetydpo.attacks.rounds import Case, attack_of, attacked, cases_of
 from safetydpo.attacks.target import Target
 from safetydpo.attacks.vocabulary import forbidden_words
-from safetydpo.config import Baselines, Judges, Model
-from safetydpo.config_attacks import Attacks
-from safetydpo.devices import device_of
+from safetydpo.config.attacks import Attacks
+from safetydpo.config.run import Baselines, Judges, Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import made_by, read_parquet, write_parquet
-from safetydpo.images import unpng
-from safetydpo.judges import Eyes
-from safetydpo.methods import method_of
+from safetydpo.judges.eyes import Eyes
 from safetydpo.methods.opening import open_method
-from safetydpo.progress import progress
+from safetydpo.methods.registry import method_of
+from safetydpo.running.devices import device_of
+from safetydpo.running.progress import progress
+from safetydpo.storage.files import made_by, read_parquet, write_parquet
+from safetydpo.storage.images import unpng
 
 FOUND = ("success", "flagged", "queries", "steps", "loss", "seconds")
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from safetydpo.attacks.vocabulary import Sequences, Vocabulary
-from safetydpo.config import Model
+from safetydpo.config.run import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.judges import Eyes
-from safetydpo.sampling import images_of
+from safetydpo.judges.eyes import Eyes
+from safetydpo.models.sampling import images_of
 
 AT_ONCE = 256  # sequences through a text encoder
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from safetydpo.attacks import Case
+from safetydpo.attacks.case import Case
 from safetydpo.attacks.target import Seen, Target
-from safetydpo.config_attacks import UnlearnDiffAtk
-from safetydpo.prediction import prediction_of
+from safetydpo.config.attacks import UnlearnDiffAtk
+from safetydpo.models.prediction import prediction_of
 
 
 def project_to_simplex(rows: torch.Tensor) -> torch.Tensor:

@@ -8,13 +8,13 @@ import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
-from safetydpo.checkpoints import Checkpoints
-from safetydpo.config import Model
-from safetydpo.config_baselines import Esd
+from safetydpo.config.baselines import Esd
+from safetydpo.config.run import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models import encode_prompts
-from safetydpo.progress import progress
-from safetydpo.records import seed_of
+from safetydpo.models.pipeline import encode_prompts
+from safetydpo.running.progress import progress
+from safetydpo.storage.checkpoints import Checkpoints
+from safetydpo.storage.records import seed_of
 
 CHECKPOINT_EVERY = 100
 

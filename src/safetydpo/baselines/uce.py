@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from safetydpo.config_baselines import Uce
-from safetydpo.models import encode_prompts
+from safetydpo.config.baselines import Uce
+from safetydpo.models.pipeline import encode_prompts
 
 
 def edited(

@@ -10,19 +10,19 @@ from safetydpo.errors import SafetyDPOError
 
 
 def _summary(args: argparse.Namespace) -> str:
-    from safetydpo.report import summary
+    from safetydpo.report.stage import summary
 
     return summary(args.run)
 
 
 def _seeds(args: argparse.Namespace) -> str:
-    from safetydpo.report import over_seeds
+    from safetydpo.report.stage import over_seeds
 
     return over_seeds(args.runs)
 
 
 def _config_docs(_: argparse.Namespace) -> str:
-    from safetydpo.config_docs import config_docs
+    from safetydpo.config.docs import config_docs
 
     return config_docs()
 

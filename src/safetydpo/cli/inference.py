@@ -13,9 +13,9 @@ from PIL import Image
 
 from safetydpo.cli.models import command_model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_rows, whole_file
-from safetydpo.progress import progress
-from safetydpo.records import SEEDS
+from safetydpo.running.progress import progress
+from safetydpo.storage.files import read_rows, whole_file
+from safetydpo.storage.records import SEEDS
 
 
 def arguments() -> argparse.ArgumentParser:

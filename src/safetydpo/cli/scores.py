@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from safetydpo.detectors import NudeNet
-from safetydpo.devices import device_of
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_rows
-from safetydpo.inception import Inception
-from safetydpo.judges import Q16, ClipEyes
-from safetydpo.progress import progress
-from safetydpo.statistics import bootstrap_mean, frechet_distance, moments
+from safetydpo.evaluation.statistics import bootstrap_mean, frechet_distance, moments
+from safetydpo.judges.detectors import NudeNet
+from safetydpo.judges.eyes import Q16, ClipEyes
+from safetydpo.judges.inception import Inception
+from safetydpo.running.devices import device_of
+from safetydpo.running.progress import progress
+from safetydpo.storage.files import read_rows
 
 RESAMPLES = 2000
 METRICS = {"inpro": "inpro", "ip": "inpro", "fid": "fid", "clip": "clip"}

@@ -5,9 +5,9 @@ from typing import Any
 
 from diffusers import UNet2DConditionModel
 
-from safetydpo.config import Model
+from safetydpo.config.run import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models import UNREADABLE, load_pipeline
+from safetydpo.models.pipeline import UNREADABLE, load_pipeline
 
 
 def external_pipeline(model: Model, path: str) -> Any:

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from safetydpo.config import Baselines, Model
+from safetydpo.config.run import Baselines, Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.methods import method_of
 from safetydpo.methods.external import external_pipeline
+from safetydpo.methods.registry import method_of
 from safetydpo.methods.sld import SafePipeline
 from safetydpo.methods.unet_weights import put_weights
-from safetydpo.models import load_pipeline
+from safetydpo.models.pipeline import load_pipeline
 
 
 class NegativePrompt:

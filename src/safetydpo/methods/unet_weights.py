@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_safetensors
+from safetydpo.storage.files import read_safetensors
 
 
 @torch.no_grad()

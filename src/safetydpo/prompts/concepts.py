@@ -7,16 +7,16 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from safetydpo.config import Category, Prompts
-from safetydpo.config_prompts import LLM
+from safetydpo.config.prompts import LLM
+from safetydpo.config.run import Category, Prompts
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import made_by, read_parquet, write_parquet
-from safetydpo.locks import alone
 from safetydpo.prompts.filters import refuses
 from safetydpo.prompts.instructions import Instructions
 from safetydpo.prompts.journal import Journal, spent_in
 from safetydpo.prompts.server import OutOfBudgetError, Server
-from safetydpo.records import plain
+from safetydpo.storage.files import made_by, read_parquet, write_parquet
+from safetydpo.storage.locks import alone
+from safetydpo.storage.records import plain
 
 LONGEST = 60  # characters of a concept
 ROUNDS = 4

@@ -8,7 +8,7 @@ import pandas as pd
 from safetydpo.demo.grammar import CONCEPTS, FORMS, TRAINED, caption, scenes_in
 from safetydpo.errors import SafetyDPOError
 from safetydpo.prompts.request import Request, table
-from safetydpo.records import seed_of
+from safetydpo.storage.records import seed_of
 
 
 def pairs(request: Request) -> pd.DataFrame:

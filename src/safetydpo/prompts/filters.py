@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from safetydpo.records import plain
+from safetydpo.storage.records import plain
 
 # fault -> what it means, in the words of the docs and the report.
 FAULTS = {

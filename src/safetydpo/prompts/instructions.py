@@ -6,10 +6,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from safetydpo.config_prompts import LLM
+from safetydpo.config.prompts import LLM
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_rows
-from safetydpo.records import category_id
+from safetydpo.storage.files import read_rows
+from safetydpo.storage.records import category_id
 
 NAMES = ("concepts", "unsafe", "safe")
 # Pairs shown with an instruction, at most.

@@ -9,17 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from safetydpo.config_prompts import LLM
+from safetydpo.config.prompts import LLM
 from safetydpo.errors import SafetyDPOError
-from safetydpo.locks import alone
-from safetydpo.progress import progress
 from safetydpo.prompts.concepts import concept_file, read_concepts
 from safetydpo.prompts.filters import pair_fault, prompt_fault
 from safetydpo.prompts.instructions import Instructions
 from safetydpo.prompts.journal import Journal, spent_in, tokens_of
 from safetydpo.prompts.request import COLUMNS, Request
 from safetydpo.prompts.server import OutOfBudgetError, Server
-from safetydpo.records import plain
+from safetydpo.running.progress import progress
+from safetydpo.storage.locks import alone
+from safetydpo.storage.records import plain
 
 # Times that a safe counterpart is asked for before its unsafe prompt is given up.
 TRIES = 2

@@ -7,9 +7,9 @@ import pandas as pd
 from PIL import Image
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.files import read_rows
 from safetydpo.prompts.request import Request, table
-from safetydpo.records import category_id
+from safetydpo.storage.files import read_rows
+from safetydpo.storage.records import category_id
 
 IMAGE_NAME = r"^([us])_idx_(\d+)_0\.jpg$"
 TABLES = ("metadata.parquet", "metadata.csv", "train.parquet", "train.csv")

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from safetydpo.config import Category, Model, Prompts
-from safetydpo.config_prompts import LLM
+from safetydpo.config.prompts import LLM
+from safetydpo.config.run import Category, Model, Prompts
 from safetydpo.errors import SafetyDPOError
 from safetydpo.prompts.filters import Fits
 
 if TYPE_CHECKING:
-    from safetydpo.text_encoder import TextEncoder
+    from safetydpo.models.text_encoder import TextEncoder
 
 # A source's table: a pair a row, in the order to use them; `fault` is "" where the pair may be used.
 COLUMNS = ["concept", "unsafe_prompt", "safe_prompt", "fault", "detail", "similarity"]
@@ -49,7 +49,7 @@ class Request:
         """The model's text encoder, where a filter needs it."""
         if not self.config.needs_encoder or self.model is None:
             return None
-        from safetydpo.text_encoder import TextEncoder
+        from safetydpo.models.text_encoder import TextEncoder
 
         return TextEncoder(self.model)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import openai
 
-from safetydpo.config_prompts import LLM
+from safetydpo.config.prompts import LLM
 from safetydpo.errors import SafetyDPOError
 from safetydpo.prompts.journal import Journal
 from safetydpo.prompts.replies import Reply, schema, texts_of
-from safetydpo.records import seed_of
+from safetydpo.storage.records import seed_of
 
 # What the client has already retried: the request is given up, the next round asks anew.
 TRANSIENT = (

@@ -1,0 +1,110 @@
+"""Config of attacks: who is attacked, with which words forbidden, and what each attack may spend."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from safetydpo.config.types import Count, Positive, Section, Share
+
+AttackName = Literal["random-tokens", "ring-a-bell", "mma-diffusion", "sneaky-prompt", "unlearn-diff-atk"]
+# What an attack is compared with: the prompts as they are, and without the forbidden words.
+CONTROLS = ("original", "words-removed")
+# Methods whose images come from more than a forward pass of the UNet on the prompt.
+NOT_DIFFERENTIABLE = ("sld", "negative-prompt")
+
+
+def attack_benchmark(attack: str) -> str:
+    """Name of the benchmark of prompts that an attack found."""
+    return f"attack-{attack}"
+
+
+class RandomTokens(Section):
+    """The control: tokens drawn at random in place of the forbidden words."""
+
+    tokens: Count = Field(4, description="Tokens per prompt")
+
+
+class RingABell(Section):
+    """Ring-A-Bell (arXiv 2310.10012): a genetic search for tokens whose embedding has the category's concept vector."""
+
+    generations: Count = Field(60, description="Generations per round: with 50 rounds the published 3000")
+    population: Annotated[int, Field(ge=4)] = Field(200, description="Token sequences per generation")
+    tokens: Count = Field(
+        16, description="Length of the found prompt, tokens, cut to the window (published: 16, 38, 77)"
+    )
+    eta: Positive = Field(3.0, description="Weight of the concept vector")
+    mutation: Share = Field(0.25, description="Share of children that get a random token")
+    pairs: Count = Field(32, description="Prompt pairs of the category for the concept vector, at most")
+
+
+class MmaDiffusion(Section):
+    """MMA-Diffusion, textual (arXiv 2311.17516): greedy coordinate gradient towards the prompt's pooled embedding."""
+
+    iterations: Count = Field(20, description="Iterations per round: with 50 rounds the published 1000")
+    candidates: Count = Field(512, description="Candidates per iteration")
+    top: Count = Field(256, description="Tokens per position to draw from, by gradient")
+    tokens: Count = Field(20, description="Length of the found prompt, tokens, cut to the window")
+
+
+class SneakyPrompt(Section):
+    """SneakyPrompt (arXiv 2305.12082): black box; a policy learns which sub-words to put for the forbidden words."""
+
+    tokens: Count = Field(4, description="Sub-words in place of each forbidden word")
+    candidates: Count = Field(512, description="Sub-words to choose from, drawn for each prompt")
+    temperature: Positive = Field(
+        0.05,
+        description="Of the first policy, a softmax of the similarity to the original prompt with a sub-word put in",
+    )
+    learning_rate: Positive = Field(0.3, description="Of the policy's logits, Adam")
+
+
+class UnlearnDiffAtk(Section):
+    """UnlearnDiffAtk (arXiv 2310.11868): white box; a prefix under which the model denoises the base model's image."""
+
+    steps: Count = Field(40, description="Adam steps per timestep, one timestep a round (published: 50 of them)")
+    tokens: Count = Field(5, description="Tokens of the prefix")
+    learning_rate: Positive = Field(0.01, description="Of Adam on the prefix's simplex")
+
+
+class Attacks(Section):
+    """Adversarial prompts, found against each method by itself; attack-<name> is then a benchmark."""
+
+    run: list[AttackName] = Field(default_factory=list, description="Attacks to run; none: no cost")
+    methods: list[str] = Field(
+        ["base", "merged-co-merge"], min_length=1, description="Methods to attack; `base` shows an attack's strength"
+    )
+    benchmark: str | None = Field(
+        None, description="Unsafe benchmark whose first prompts are attacked; null: the first one"
+    )
+    prompts: Annotated[int, Field(ge=1)] = Field(70, description="Prompts attacked, at most")
+    success: Literal["flagged", "category"] = Field(
+        "flagged",
+        description="When an attack has what it wants: an image that the judges flag; or one that they flag and in "
+        "which the (demo) detector sees the prompt's own category",
+    )
+    rounds: Count = Field(
+        50, description="Images per prompt, at most; an attack works between them (published: SneakyPrompt 60)"
+    )
+    together: Count = Field(16, description="Prompts worked on at once; changes no result but rounding")
+    forbidden: list[str] = Field(
+        default_factory=list,
+        description="Words that no found prompt may hold, and that are taken from a prompt before it is attacked",
+    )
+    forbidden_path: str | None = Field(None, description="A file of more of them, a line each")
+    random_tokens: RandomTokens = Field(default_factory=RandomTokens)  # type: ignore[arg-type]
+    ring_a_bell: RingABell = Field(default_factory=RingABell)  # type: ignore[arg-type]
+    mma_diffusion: MmaDiffusion = Field(default_factory=MmaDiffusion)  # type: ignore[arg-type]
+    sneaky_prompt: SneakyPrompt = Field(default_factory=SneakyPrompt)  # type: ignore[arg-type]
+    unlearn_diff_atk: UnlearnDiffAtk = Field(default_factory=UnlearnDiffAtk)  # type: ignore[arg-type]
+
+    @model_validator(mode="after")
+    def _words_to_forbid(self) -> "Attacks":
+        if self.run and not self.forbidden and not self.forbidden_path:
+            raise ValueError("attacks need words to forbid: set forbidden, a list, or forbidden_path, a file of words")
+        return self
+
+    def asked(self, attack: str) -> dict[str, Any]:
+        """What of this section an attack depends on: its own budget, and what all share."""
+        own = set() if attack in CONTROLS else {attack.replace("-", "_")}
+        shared = {"prompts", "success", "forbidden", "forbidden_path", *(["rounds"] if own else [])}
+        return self.model_dump(include=shared | own)

@@ -1,0 +1,79 @@
+"""Config of the methods to compare with: what they should keep from being drawn, and how they are made."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from safetydpo.config.types import Count, Name, Positive, Section
+
+# Safe Latent Diffusion's safety concept, which is also its negative prompt.
+SLD_CONCEPT = (
+    "an image showing hate, harassment, violence, suffering, humiliation, harm, suicide, sexual, nudity, "
+    "bodily fluids, blood, obscene gestures, illegal activity, drug use, theft, vandalism, weapons, child abuse, "
+    "brutality, cruelty"
+)
+# The concepts that the published inappropriate-content settings of ESD and UCE erase.
+ERASED = [
+    "hate", "harassment", "violence", "suffering", "humiliation", "harm", "suicide", "sexual", "nudity",
+    "bodily fluids", "blood",
+]  # fmt: skip
+
+
+class Esd(Section):
+    """Erased Stable Diffusion (arXiv 2303.07345): fine-tuning away from a concept's own guidance."""
+
+    steps: Count = Field(1000, description="Iterations; each erases one concept of the list")
+    learning_rate: Positive = Field(1e-5, description="Adam's rate")
+    eta: Positive = Field(1.0, description="Strength of the negative guidance in the target")
+    guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="Guidance while denoising to the timestep")
+    num_inference_steps: Count = Field(50, description="DDIM steps that the timestep is drawn from")
+
+
+class Uce(Section):
+    """Unified Concept Editing (arXiv 2308.14761): cross-attention keys and values in closed form."""
+
+    erase_scale: Positive = Field(1.0, description="Weight of the concepts to erase")
+    preserve_scale: Positive = Field(1.0, description="Weight of the concepts to preserve")
+    keep_scale: Positive = Field(0.5, description="Weight of the old matrix (lambda)")
+    guide: str = Field("", description="Prompt whose values the erased concepts get")
+    preserve: list[str] = Field(default_factory=list, description="Concepts to preserve, beside the empty prompt")
+    retain: bool = Field(False, description="Preserve the prompts of train.preserve too")
+
+
+class External(Section):
+    """A model that others aligned, as the method external-<name>."""
+
+    name: Name = Field(description="Id in method and file names")
+    path: str = Field(min_length=1, description="Pipeline folder or hub id, UNet folder, LoRA folder or file")
+
+
+class Baselines(Section):
+    """Methods to compare with; name those to run in evaluate.matrix."""
+
+    concepts: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="Concepts that ESD and UCE erase; null: the published list"
+    )
+    sld_concept: str | None = Field(None, description="Safety concept of SLD; null: the published one")
+    negative_prompt: str | None = Field(None, description="Negative prompt; null: the safety concept of SLD")
+    esd: Esd = Field(default_factory=Esd)  # type: ignore[arg-type]
+    uce: Uce = Field(default_factory=Uce)  # type: ignore[arg-type]
+    externals: list[External] = Field(default_factory=list, description="Models that others aligned")
+
+    @property
+    def erased(self) -> list[str]:
+        """The concepts that ESD and UCE erase."""
+        return self.concepts or ERASED
+
+    @property
+    def safety_concept(self) -> str:
+        """What SLD guides away from."""
+        return self.sld_concept or SLD_CONCEPT
+
+    @property
+    def negative(self) -> str:
+        """The negative prompt."""
+        return self.negative_prompt or self.safety_concept
+
+    def external(self, name: str) -> External:
+        """The external model of that name."""
+        return next(e for e in self.externals if e.name == name)

@@ -1,0 +1,97 @@
+"""Config of the evaluation: benchmarks, judges, and the matrix of methods and benchmarks."""
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from safetydpo.config.types import Count, Name, Section
+
+
+class Benchmark(Section):
+    """A set of prompts to report on."""
+
+    name: Name = Field(description="Id in file names")
+    kind: Literal["unsafe", "safe", "benign"] = Field(description="What the prompts ask for")
+    source: Literal["demo", "file", "split"] = Field(
+        "file",
+        description="demo: the demo world's grammar; file: a csv or Parquet; split: the pairs that prompts.test_share "
+        "holds out, their unsafe prompts, or their safe ones for kind `safe`",
+    )
+    path: str | None = Field(None, description="csv or Parquet with a `prompt` column, for source `file`")
+    limit: Count | None = Field(None, description="Prompts, at most; null: evaluate.n")
+    seed: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Of what the file does not say: draws, seeds of images; null: the run's"
+    )
+    images: Count = Field(1, description="Images per prompt, each from a seed of its own")
+
+    @model_validator(mode="after")
+    def _path_for_file(self) -> "Benchmark":
+        if self.source == "file" and not self.path:
+            raise ValueError("source `file` needs a path, a csv or Parquet with a `prompt` column")
+        if self.source == "split" and self.kind == "benign":
+            raise ValueError("source `split` has unsafe and safe prompts, none of kind `benign`")
+        return self
+
+    @property
+    def asks_demo_for_categories(self) -> bool:
+        """Whether its prompts depend on the categories of the run; those of a file are what they are."""
+        return self.source == "demo" and self.kind == "unsafe"
+
+
+class Cells(Section):
+    """Cells of the evaluation matrix: every method here on every benchmark here."""
+
+    methods: list[str] = Field(min_length=1, description="`experts` stands for one expert-<category> each")
+    benchmarks: list[str] = Field(min_length=1, description="Names of benchmarks")
+    n: Count | None = Field(None, description="Prompts of each benchmark, the first n; null: all")
+    own_category: bool = Field(False, description="Experts see the prompts of their own category only")
+
+
+class Cell(NamedTuple):
+    """One method on one benchmark; `n` and `category` narrow the prompts down (null: all of them)."""
+
+    method: str
+    benchmark: str
+    n: int | None
+    category: str | None
+
+
+class Judges(Section):
+    """What calls an image inappropriate, and what measures similarity to the prompt."""
+
+    q16_clip: str = Field(description="CLIP folder or hub id of Q16")
+    q16_prompts: str = Field(description="Tuned prompt embeddings (2, d): safetensors, or the published prompts.p")
+    detector: Literal["demo", "nudenet", "none"] = Field(
+        "none",
+        description="Second judge beside Q16: the demo world's, or NudeNet (extra `nudenet`; its licence is the AGPL)",
+    )
+    detector_path: str | None = Field(None, description="Folder of the demo detector's weights")
+    clip_score: str = Field(description="CLIP folder or hub id for CLIPScore")
+    features: Literal["clip", "inception", "detector"] = Field(
+        "clip",
+        description="Features of FID and KID: the CLIP of CLIPScore, Inception (published values are in these; extra "
+        "`fid`), or the demo detector's",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of CLIP; in bfloat16, Q16 looks again in float32 where it is in doubt"
+    )
+
+    @model_validator(mode="after")
+    def _path_for_detector(self) -> "Judges":
+        if self.detector == "demo" and not self.detector_path:
+            raise ValueError("the demo detector needs detector_path, the folder of its weights")
+        if self.features == "detector" and self.detector != "demo":
+            raise ValueError("features: only the demo detector has any; use clip or inception")
+        return self
+
+
+class Evaluate(Section):
+    """The matrix of methods and benchmarks, and how their scores are summarised."""
+
+    n: Count = Field(description="Prompts per benchmark, at most")
+    shards: Count = Field(1, description="Image files per method and benchmark, each a job of its own")
+    matrix: list[Cells] = Field(min_length=1)
+    bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="Resamples of the 95 % intervals")
+    fid_reference: str | None = Field(
+        None, description="Method whose images are the FID and KID reference; null: neither is measured"
+    )

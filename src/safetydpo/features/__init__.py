@@ -1,0 +1,1 @@
+"""What training needs of images and prompts, computed once."""

@@ -1,0 +1,96 @@
+"""Reading features files (their layout: see `features`): memory-mapped, so memory does not grow with the data."""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safetydpo.errors import SafetyDPOError
+from safetydpo.storage.files import read_safetensors
+
+# Values checked at once, so that checking a file needs little memory of its own.
+CHUNK = 4_000_000
+
+
+class Features:
+    """Samples of one or several features files; a lookup reads the rows it needs and no others."""
+
+    def __init__(self, ids: list[str], shards: list[dict[str, torch.Tensor]], fingerprint: str = "") -> None:
+        self.ids, self.shards, self.fingerprint = ids, shards, fingerprint
+        self.roles = tuple(n.removesuffix("_caption") for n in shards[0] if n.endswith("_caption"))
+        self.flips = f"{self.roles[0]}_flip_mean" in shards[0]
+        counts = [len(shard[f"{self.roles[0]}_caption"]) for shard in shards]
+        self.starts = [sum(counts[:i]) for i in range(len(counts))]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def first(self, count: int | None) -> "Features":
+        """The first samples alone, of which there may be fewer; None: all."""
+        if count is None or count >= len(self.ids):
+            return self
+        return Features(self.ids[:count], self.shards, f"{self.fingerprint}-{count}")
+
+    def _where(self, sample: int) -> tuple[dict[str, torch.Tensor], int]:
+        shard = bisect_right(self.starts, sample) - 1
+        return self.shards[shard], sample - self.starts[shard]
+
+    @property
+    def latent_shape(self) -> torch.Size:
+        """(c, h, w) of a latent."""
+        return self.shards[0][f"{self.roles[0]}_mean"].shape[1:]
+
+    def posterior(self, role: str, sample: int, flip: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and std (c, h, w) of a sample's image, or of its mirror image."""
+        shard, row = self._where(sample)
+        name = f"{role}_flip" if flip else role
+        return shard[f"{name}_mean"][row], shard[f"{name}_std"][row]
+
+    def condition(self, index: Sequence[int], captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Text embeddings (b, ...) of the samples `index`; sample i's prompt of role captions[i], "" the empty one."""
+        parts: dict[str, list[torch.Tensor]] = {}
+        for sample, caption in zip(index, captions, strict=True):
+            shard, row = self._where(sample)
+            text = int(shard[f"{caption}_caption"][row]) if caption else -1
+            for name in ("encoder_hidden_states", "text_embeds"):
+                if name in shard:
+                    parts.setdefault(name, []).append(shard[name][text])
+        return {name: torch.stack(rows) for name, rows in parts.items()}
+
+
+def _check(path: Path | str, tensors: dict[str, torch.Tensor], digest: Any) -> None:
+    """Feed names, shapes and values to the digest; SafetyDPOError where a value is not finite."""
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        flat = tensor.view(-1)
+        for start in range(0, len(flat), CHUNK):
+            part = flat[start : start + CHUNK]
+            if part.is_floating_point() and not torch.isfinite(part).all():
+                raise SafetyDPOError(
+                    f"{path} has values that are not finite in {name}: delete it and rerun (try dtype float32)."
+                )
+            digest.update(part.numpy())
+
+
+def read_features(paths: Sequence[Path | str], model: str) -> Features:
+    """Join features files; SafetyDPOError when empty, of another model, or with values that are not finite."""
+    ids: list[str] = []
+    shards: list[dict[str, torch.Tensor]] = []
+    digest = hashlib.sha256()
+    for path in paths:
+        tensors, header = read_safetensors(path)
+        if header.get("model") != model:
+            raise SafetyDPOError(f"{path} was made with model {header.get('model')}, not {model}: delete it and rerun.")
+        digest.update(header["ids"].encode())
+        _check(path, tensors, digest)
+        part = json.loads(header["ids"])
+        ids += part
+        if part:
+            shards.append(tensors)
+    if not ids:
+        raise SafetyDPOError(f"{paths[0] if paths else 'features'}: no samples to train on.")
+    return Features(ids, shards, digest.hexdigest()[:16])

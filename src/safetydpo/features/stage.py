@@ -1,0 +1,83 @@
+"""Stage 3: what training needs of images and prompts, computed once: VAE posteriors and text embeddings.
+
+A features file holds, for n samples and each role (`safe`, `unsafe`, or `image` for retain sets), `<role>_mean` and
+`<role>_std` (n, c, h, w), unscaled, and where flips are wanted the same of the mirrored image, `<role>_flip_mean` and
+`<role>_flip_std`; `encoder_hidden_states` (m, tokens, d), on SDXL also `text_embeds` (m, d), of the m distinct prompts,
+the last one the empty prompt; `<role>_caption` (n,), the row there of each sample's prompt.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from safetydpo.config.run import Model
+from safetydpo.errors import SafetyDPOError
+from safetydpo.models.pipeline import encode_prompts, load_pipeline
+from safetydpo.running.progress import progress
+from safetydpo.storage.files import made_by, read_parquet, write_safetensors
+from safetydpo.storage.images import unpng
+
+
+@torch.no_grad()
+def encode_images(
+    pipeline: Any, images: Sequence[dict[str, Any]], batch_size: int, flip: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Posterior mean and std (n, c, h, w) of the VAE, fp32, unscaled; of the mirrored images if `flip`."""
+    means, stds = [], []
+    for start in progress(range(0, len(images), batch_size), "encode mirrored" if flip else "encode"):
+        pixels = np.stack([unpng(image) for image in images[start : start + batch_size]])
+        tensor = torch.from_numpy(pixels[:, :, ::-1].copy() if flip else pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        posterior = pipeline.vae.encode(tensor.to(pipeline.vae.device, pipeline.vae.dtype)).latent_dist
+        means.append(posterior.mean.float().cpu())
+        stds.append(posterior.std.float().cpu())
+    return torch.cat(means), torch.cat(stds)
+
+
+def _prompts_of(rows: pd.DataFrame, prompts: Path | str, columns: list[str], images: str) -> pd.DataFrame:
+    """The prompt columns of `prompts` in the order of the image rows."""
+    key = "pair_id" if "pair_id" in rows else "prompt_id"
+    texts = read_parquet(prompts, [key, *columns]).set_index(key)
+    missing = set(rows[key]) - set(texts.index)
+    if missing:
+        raise SafetyDPOError(f"{images} has {key} {min(missing)}, which {prompts} lacks: delete the images and rerun.")
+    return texts.loc[rows[key]]
+
+
+def write_features(
+    images: list[str],
+    prompts: Path | str,
+    roles: dict[str, tuple[str, str]],
+    config: Model,
+    out: Path | str,
+    flip: bool = False,
+) -> None:
+    """Encode shards of images and their prompts.
+
+    roles: role -> image column of `images` and prompt column of `prompts`; flip: the mirrored images too.
+    Raises SafetyDPOError when images and prompts do not belong together, or values are not finite.
+    """
+    rows = pd.concat([read_parquet(path) for path in images], ignore_index=True)
+    texts = _prompts_of(rows, prompts, [column for _, column in roles.values()], images[0])
+    pipeline = load_pipeline(config)
+    pipeline.vae.to(torch.float32)  # SDXL's overflows in half precision
+    tensors = {}
+    for role, (column, _) in roles.items():
+        for mirrored in (False, True) if flip else (False,):
+            name = f"{role}_flip" if mirrored else role
+            encoded = encode_images(pipeline, list(rows[column]), config.batch_size, mirrored)
+            tensors[f"{name}_mean"], tensors[f"{name}_std"] = encoded
+    distinct = [*dict.fromkeys(text for _, column in roles.values() for text in texts[column] if text), ""]
+    tensors |= encode_prompts(pipeline, distinct)
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise SafetyDPOError(f"{config.id}: {bad[0]} of {images[0]} is not finite; set model.dtype to float32.")
+    row_of = {text: i for i, text in enumerate(distinct)}
+    for role, (_, column) in roles.items():
+        tensors[f"{role}_caption"] = torch.tensor([row_of[text] for text in texts[column]])
+    header = made_by("features", model=config.id, roles=roles, flip=flip)
+    write_safetensors(tensors, out, header | {"ids": json.dumps(list(texts.index)), "model": config.id})

@@ -1,0 +1,1 @@
+"""Images of pairs and of prompt sets."""

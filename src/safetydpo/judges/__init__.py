@@ -1,0 +1,1 @@
+"""What looks at images: a judge a file."""

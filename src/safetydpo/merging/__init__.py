@@ -1,0 +1,1 @@
+"""Experts into one LoRA."""

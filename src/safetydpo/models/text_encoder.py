@@ -1,0 +1,44 @@
+"""The target model's own view of a prompt: whether it fits the text window, and how near two prompts are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from safetydpo.config.run import Model
+from safetydpo.models.pipeline import load_pipeline
+
+
+class TextEncoder:
+    """Tokenizers and text encoder of a pipeline, without its UNet and VAE; on the CPU, in float32."""
+
+    def __init__(self, config: Model) -> None:
+        config = config.model_copy(update={"device": "cpu", "dtype": "float32"})
+        self.pipeline: Any = load_pipeline(config, without=("unet", "vae"))
+        second = getattr(self.pipeline, "tokenizer_2", None)
+        self.tokenizers = [tokenizer for tokenizer in (self.pipeline.tokenizer, second) if tokenizer is not None]
+
+    def fits(self, prompt: str) -> bool:
+        """Whether no tokenizer of the model would cut the prompt."""
+        return all(len(t(prompt, verbose=False).input_ids) <= t.model_max_length for t in self.tokenizers)
+
+    @torch.inference_mode()
+    def embed(self, prompts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """Pooled embeddings (n, d) of the first text encoder, of unit length."""
+        tokenizer, parts = self.pipeline.tokenizer, []
+        for start in range(0, len(prompts), batch_size):
+            tokens = tokenizer(
+                list(prompts[start : start + batch_size]),
+                padding="max_length",
+                truncation=True,
+                max_length=tokenizer.model_max_length,
+                return_tensors="pt",
+            )
+            pooled = self.pipeline.text_encoder(tokens.input_ids).pooler_output.float()
+            parts.append(torch.nn.functional.normalize(pooled, dim=1).numpy())
+        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+    def similarity(self, first: Sequence[str], second: Sequence[str]) -> np.ndarray:
+        """Cosine (n,) of the embeddings of first[i] and second[i]."""
+        return (self.embed(first) * self.embed(second)).sum(1) if len(first) else np.zeros(0, np.float32)

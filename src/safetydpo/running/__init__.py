@@ -1,0 +1,1 @@
+"""What stands around a job: log, progress, signals, processes, devices, the cluster."""

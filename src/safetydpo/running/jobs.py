@@ -1,0 +1,76 @@
+"""What every workflow script does around its one library call: a log file, and errors as one sentence."""
+
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetydpo.config.attacks import Attacks
+from safetydpo.config.run import MACHINE_KEYS, Judges, Model, Train
+from safetydpo.errors import SafetyDPOError
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[Callable[[str], None]]:
+    """Send what the block prints to the rule's log; a SafetyDPOError ends the job with its sentence alone.
+
+    Yields a function for the line that belongs on the terminal.
+    """
+    path = Path(snakemake.log[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    terminal = sys.stderr
+    with path.open("w", buffering=1) as log:
+        sys.stderr = sys.stdout = log
+        logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+        for name in ("httpx2", "openai"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # a line for every request
+        try:
+            _limit_threads(snakemake.threads)
+            print(f"{snakemake.rule} on {platform.node()}, {snakemake.threads} threads{_gpus()}")
+            yield lambda text: print(f"{snakemake.rule}: {text}", file=terminal, flush=True)
+        except SafetyDPOError as error:
+            print(error, file=log)
+            print(f"\n{snakemake.rule}: {error}\n", file=terminal, flush=True)
+            sys.exit(1)
+        finally:
+            sys.stdout, sys.stderr = sys.__stdout__, terminal
+
+
+def _gpus() -> str:
+    """The GPUs that a cluster gave to the job."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f", CUDA_VISIBLE_DEVICES {given}" if given else ""
+
+
+def model_of(snakemake: Any) -> Model:
+    """The model section: what changes images from the rule's params, the rest from the config."""
+    return Model(**snakemake.params.model, **_machine(snakemake, "model"))
+
+
+def train_of(snakemake: Any) -> Train:
+    """The train section, in the same way."""
+    return Train(**snakemake.params.train, **_machine(snakemake, "train"))
+
+
+def attacks_of(snakemake: Any) -> Attacks:
+    """The attacks section: what an attack depends on from the rule's params, the rest from the config."""
+    return Attacks(**snakemake.params.attacks, **_machine(snakemake, "attacks"))
+
+
+def judges_of(snakemake: Any) -> Judges:
+    """The judges section, with Q16's prompts as the run stored them."""
+    return Judges(**snakemake.params.judges | {"q16_prompts": snakemake.input.q16})
+
+
+def _machine(snakemake: Any, section: str) -> dict[str, Any]:
+    values = snakemake.config.get(section, {})
+    return {key: values[key] for key in MACHINE_KEYS[section] if key in values}
+
+
+def _limit_threads(threads: int) -> None:
+    """Keep torch to the threads the rule asked for; nothing is imported for jobs that do without torch."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)

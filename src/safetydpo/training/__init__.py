@@ -1,0 +1,1 @@
+"""Diffusion-DPO training of a LoRA expert."""
