@@ -1,0 +1,1 @@
+"""Adversarial prompts, found against a method: an attack a file."""

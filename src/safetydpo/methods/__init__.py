@@ -1,0 +1,1 @@
+"""What can render: a kind of method a file."""

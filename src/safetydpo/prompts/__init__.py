@@ -1,0 +1,1 @@
+"""Prompt pairs of each category, and the sets of prompts that are rendered by themselves."""
