@@ -17,7 +17,8 @@ import yaml
 from timing import print_ratios, print_table
 
 from safetydpo.attacks.stage import write_attack
-from safetydpo.config.run import Config, load_config
+from safetydpo.config.loading import load_config
+from safetydpo.config.run import Config
 from safetydpo.images.stage import render_prompts
 from safetydpo.prompts.sets import write_benchmark
 from safetydpo.prompts.stage import Request, write_pairs

@@ -17,7 +17,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from safetydpo.config.run import Config, read_config
+from safetydpo.config.loading import read_config
+from safetydpo.config.run import Config
 from safetydpo.evaluation.scoring import METRICS
 from safetydpo.evaluation.tune import judged, tune
 from safetydpo.judges.eyes import Eyes

@@ -18,7 +18,9 @@ from PIL import Image
 from random_models import SIZES, save_random_clip
 from timing import interleaved, peak_memory, print_ratios, print_table
 
-from safetydpo.config.run import Benchmark, Judges, load_config
+from safetydpo.config.evaluation import Benchmark
+from safetydpo.config.judges import Judges
+from safetydpo.config.loading import load_config
 from safetydpo.demo.grammar import scenes_in
 from safetydpo.demo.scenes import draw
 from safetydpo.evaluation.scoring import BATCH, look_at

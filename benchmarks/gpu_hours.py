@@ -22,7 +22,9 @@ from snakemake.utils import update_config
 from timing import print_ratios, print_table
 from torch.utils.flop_counter import FlopCounterMode
 
-from safetydpo.config.run import Config, Train, load_config
+from safetydpo.config.loading import load_config
+from safetydpo.config.run import Config
+from safetydpo.config.training import Train
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 TERA = 1e12

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def write(url: str, count: int, concurrency: int, folder: str) -> dict[str, float]:
     """Run the stage for one category; its pairs, requests, seconds of asking and of all, and peak memory in MB."""
-    from safetydpo.config.run import Category, Prompts
+    from safetydpo.config.prompts import Category, Prompts
     from safetydpo.prompts.stage import Request, write_concepts, write_pairs
     from safetydpo.storage.files import read_parquet
 

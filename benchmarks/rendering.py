@@ -17,7 +17,8 @@ import yaml
 from random_models import save_random
 from timing import interleaved, print_ratios, print_table
 
-from safetydpo.config.run import Model, load_config
+from safetydpo.config.loading import load_config
+from safetydpo.config.model import Model
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
 

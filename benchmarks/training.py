@@ -30,7 +30,8 @@ from PIL import Image
 from random_models import SIZES, save_random
 from timing import interleaved, peak_memory, print_ratios, print_table
 
-from safetydpo.config.run import Model, Train
+from safetydpo.config.model import Model
+from safetydpo.config.training import Train
 from safetydpo.features.sets import read_features
 from safetydpo.features.stage import write_features
 from safetydpo.models.pipeline import load_pipeline

@@ -7,7 +7,7 @@ from typing import Any
 from chat_server import Answer, ChatServer, author
 from snakes import ROOT
 
-from safetydpo.config.run import Category, Prompts
+from safetydpo.config.prompts import Category, Prompts
 from safetydpo.prompts.stage import Request, write_concepts, write_pairs
 from safetydpo.storage.files import read_parquet
 

@@ -15,7 +15,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from safetydpo.config.run import Model, Train
+from safetydpo.config.model import Model
+from safetydpo.config.training import Train
 from safetydpo.demo.build.clip import train_tokenizer
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import PAIR_ROLES, Samples, Share

@@ -7,7 +7,9 @@ import yaml
 from snakes import ROOT
 from tiny import fit, make_pipeline, samples, train_config
 
-from safetydpo.config.run import Benchmark, Category, Prompts, Tune, load_config
+from safetydpo.config.evaluation import Benchmark, Tune
+from safetydpo.config.loading import load_config
+from safetydpo.config.prompts import Category, Prompts
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features
 from safetydpo.judges.eyes import read_q16_prompts

@@ -9,8 +9,7 @@ from safetydpo.baselines import esd as esd_module
 from safetydpo.baselines.esd import _Eraser, erasing_target, trains
 from safetydpo.baselines.stage import erase
 from safetydpo.baselines.uce import edited, subject_embeddings
-from safetydpo.config.baselines import Esd, Uce
-from safetydpo.config.run import Baselines
+from safetydpo.config.baselines import Baselines, Esd, Uce
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.opening import open_method
 from safetydpo.models.pipeline import load_pipeline

@@ -7,7 +7,7 @@ import yaml
 from snakes import ROOT
 
 from safetydpo.config.docs import config_docs
-from safetydpo.config.run import load_config
+from safetydpo.config.loading import load_config
 from safetydpo.errors import SafetyDPOError
 
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, DiffusionPipeline
 from tiny import FAMILIES, ROLES, make_pipeline, samples, train_config
 
-from safetydpo.config.run import Merge
+from safetydpo.config.merging import Merge
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import read_features
 from safetydpo.features.stage import write_features

@@ -11,7 +11,7 @@ from snakes import ROOT
 from test_judges import CLIP
 from tiny import FAMILIES, NO_GPU, make_pipeline, samples, train_config
 
-from safetydpo.config.run import Judges
+from safetydpo.config.judges import Judges
 from safetydpo.demo.grammar import ALL_SCENES
 from safetydpo.demo.scenes import draw
 from safetydpo.features.sets import read_features
@@ -64,7 +64,7 @@ HALF = """
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
-from safetydpo.config.run import Model
+from safetydpo.config.model import Model
 from test_gpu import trained
 log = trained("cuda", sys.argv[3], Model.model_validate_json(sys.argv[4]), Path(sys.argv[5]))
 print(log.preference_loss[0], log.preference_loss.isna().sum(), log.winner_error.isna().sum())

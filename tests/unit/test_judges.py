@@ -10,7 +10,7 @@ import pytest
 import torch
 from snakes import ROOT
 
-from safetydpo.config.run import Judges
+from safetydpo.config.judges import Judges
 from safetydpo.demo.grammar import ALL_SCENES
 from safetydpo.demo.scenes import Scene, draw
 from safetydpo.errors import SafetyDPOError

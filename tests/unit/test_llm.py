@@ -16,7 +16,7 @@ from chat_server import author, completion
 from llm import prompts_of, serving, write
 from snakes import ROOT
 
-from safetydpo.config.run import Category
+from safetydpo.config.prompts import Category
 from safetydpo.errors import SafetyDPOError
 from safetydpo.prompts.concepts import read_concepts
 from safetydpo.prompts.server import Pace

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from safetydpo.config.run import Merge
+from safetydpo.config.merging import Merge
 from safetydpo.errors import SafetyDPOError
 from safetydpo.merging.stage import merge_experts, read_coactivation, write_coactivation
 from safetydpo.merging.strategies import merge, winner_masks

@@ -6,7 +6,8 @@ import yaml
 from snakes import ROOT
 from tiny import make_pipeline
 
-from safetydpo.config.run import Baselines, load_config
+from safetydpo.config.baselines import Baselines
+from safetydpo.config.loading import load_config
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.opening import open_method
 from safetydpo.methods.registry import RESEED, Method, method_of, read_scale

@@ -73,7 +73,8 @@ def test_several_processes_end_with_a_checkpoint_when_all_are_signalled(tiny, ti
 
 JOB = """
 import json, sys
-from safetydpo.config.run import Model, Train
+from safetydpo.config.model import Model
+from safetydpo.config.training import Train
 from safetydpo.errors import SafetyDPOError
 from safetydpo.training.stage import train_expert
 v = json.load(open(sys.argv[1]))

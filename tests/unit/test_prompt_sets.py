@@ -6,7 +6,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from safetydpo.config.run import Benchmark, Category, Preserve, Prompts, Tune
+from safetydpo.config.evaluation import Benchmark, Tune
+from safetydpo.config.prompts import Category, Prompts
+from safetydpo.config.training import Preserve
 from safetydpo.demo.grammar import CONCEPTS
 from safetydpo.errors import SafetyDPOError
 from safetydpo.prompts.sets import write_benchmark, write_retain, write_tuning

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import CLIPModel
 
-from safetydpo.config.run import Judges
+from safetydpo.config.judges import Judges
 from safetydpo.demo.build.clip import clip_config, save_clip, train_tokenizer
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.eyes import ClipEyes, Eyes, read_q16_prompts

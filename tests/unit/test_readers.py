@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from tiny import ROLES
 
-from safetydpo.config.run import Category, Prompts
+from safetydpo.config.prompts import Category, Prompts
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import read_features
 from safetydpo.features.stage import write_features

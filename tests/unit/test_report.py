@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 from snakes import REDUCED, ROOT
 
-from safetydpo.config.run import load_config
+from safetydpo.config.loading import load_config
 from safetydpo.errors import SafetyDPOError
 from safetydpo.report import figures, tables
 from safetydpo.report.stage import MEANINGS, over_seeds, summary, write_figures, write_report

@@ -1,14 +1,14 @@
 # Adversarial prompts, found against each method; the prompts of the benchmarks attack-<attack>. Off unless attacks.run.
 
+from safetydpo.attacks.registry import ATTACKS
+
 
 rule attack:
     input:
         unpack(method_inputs),
         prompts=f"{RUN}/benchmarks/{CFG.attacked_benchmark}.parquet",
-        pairs=lambda wildcards: PAIRS if wildcards.attack == "ring-a-bell" else [],
-        images=lambda wildcards: (
-            images_of("base", CFG.attacked_benchmark) if wildcards.attack == "unlearn-diff-atk" else []
-        ),
+        pairs=lambda wildcards: PAIRS if ATTACKS[wildcards.attack].pairs else [],
+        images=lambda wildcards: (images_of("base", CFG.attacked_benchmark) if ATTACKS[wildcards.attack].images else []),
         words=present(CFG.attacks.forbidden_path),
         model=f"{RUN}/model.json",
         q16=f"{RUN}/q16.safetensors",

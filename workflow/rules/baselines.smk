@@ -4,9 +4,7 @@
 rule erase:
     input:
         model=f"{RUN}/model.json",
-        retain=lambda wildcards: (
-            f"{RUN}/retain/prompts.parquet" if wildcards.eraser == "uce" and CFG.baselines.uce.retain else []
-        ),
+        retain=lambda wildcards: (f"{RUN}/retain/prompts.parquet" if CFG.baselines.retains(wildcards.eraser) else []),
     output:
         f"{RUN}/baselines/{{eraser}}/unet.safetensors",
     log:
@@ -23,7 +21,7 @@ rule erase:
     params:
         model=MODEL,
         # another baseline's settings are none of its business
-        baselines=lambda wildcards: CFG.baselines.model_dump(include={"concepts", wildcards.eraser.partition("-")[0]}),
+        baselines=lambda wildcards: CFG.baselines.model_dump(include=set(method_of(wildcards.eraser).kind.erased_with)),
         checkpoints=lambda wildcards: f"{RUN}/checkpoints/{wildcards.eraser}",
         seed=CFG.seed,
         version=STAGE_VERSION["baseline"],

@@ -3,7 +3,8 @@ import hashlib
 import os
 import sys
 
-from safetydpo.config.run import MACHINE_KEYS, STAGE_VERSION, load_config
+from safetydpo.config.loading import load_config
+from safetydpo.config.versions import MACHINE_KEYS, STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.registry import ERASERS, method_of
 
@@ -20,8 +21,9 @@ CATEGORIES = CFG.category_names
 MODEL = CFG.model.model_dump(exclude=MACHINE_KEYS["model"])
 PROMPTS = CFG.prompts.model_dump(exclude=MACHINE_KEYS["prompts"])
 PAIRS = [f"{RUN}/prompts/{category}.parquet" for category in CATEGORIES]
-WRITTEN = CFG.prompts.source == "openai"
-INSTRUCTIONS = [f"{CFG.prompts.llm.instructions}/{name}.txt" for name in ("unsafe", "safe")] if WRITTEN else []
+INSTRUCTIONS = (
+    [f"{CFG.prompts.llm.instructions}/{name}.txt" for name in ("unsafe", "safe")] if CFG.prompts.written else []
+)
 PRESERVE = CFG.train.preserve.weight > 0
 # For `--sdm conda`; the environment file finds the package and its pins through the variable.
 CONDA = f"{workflow.basedir}/envs/{'gpu' if CFG.resources.gpu else 'cpu'}.yaml"
@@ -70,7 +72,7 @@ def method_inputs(wildcards):
     inputs = {}
     if method.weights:
         inputs["weights"] = f"{RUN}/{method.weights}"
-    if method.tuned:
+    if method.kind.tuned:
         inputs["scale"] = f"{RUN}/tuning/{wildcards.method}.json"
     return inputs
 
@@ -87,8 +89,7 @@ def digest(path):
 
 def asked_of(method):
     """What of the baselines section changes how a method renders: nothing for most."""
-    keys = {"sld": {"sld_concept"}, "negative-prompt": {"sld_concept", "negative_prompt"}, "external": {"externals"}}
-    return CFG.baselines.model_dump(include=keys.get(method_of(method).kind, set()))
+    return CFG.baselines.model_dump(include=set(method_of(method).kind.settings))
 
 
 def ablation_cells(study):

@@ -49,7 +49,7 @@ rule prompts:
     input:
         present(CFG.prompts.path),
         present(CFG.prompts.test_path),
-        concepts=f"{RUN}/concepts/{{category}}.parquet" if WRITTEN else [],
+        concepts=f"{RUN}/concepts/{{category}}.parquet" if CFG.prompts.written else [],
         model=f"{RUN}/model.json" if CFG.prompts.needs_encoder else [],
     output:
         prompts=f"{RUN}/prompts/{{category}}.parquet",

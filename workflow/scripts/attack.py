@@ -1,6 +1,5 @@
-from safetydpo.config.run import Baselines
-from safetydpo.methods.registry import read_scale
-from safetydpo.running.jobs import attacks_of, job, judges_of, model_of
+from safetydpo.config.baselines import Baselines
+from safetydpo.running.jobs import attacks_of, job, judges_of, model_of, scale_of
 
 with job(snakemake):
     from safetydpo.attacks.stage import write_attack
@@ -17,7 +16,7 @@ with job(snakemake):
         pairs=list(i.pairs),
         images=list(i.images),
         weights=i.get("weights"),
-        scale=read_scale(i.get("scale")),
+        scale=scale_of(snakemake),
         seed=p.seed,
         journal=p.journal,
         out=snakemake.output[0],

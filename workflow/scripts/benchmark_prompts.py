@@ -1,4 +1,4 @@
-from safetydpo.config.run import Benchmark
+from safetydpo.config.evaluation import Benchmark
 from safetydpo.running.jobs import job
 
 with job(snakemake):

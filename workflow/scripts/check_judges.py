@@ -1,4 +1,4 @@
-from safetydpo.config.run import Judges
+from safetydpo.config.judges import Judges
 from safetydpo.running.jobs import job
 
 with job(snakemake):

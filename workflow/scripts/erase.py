@@ -1,4 +1,4 @@
-from safetydpo.config.run import Baselines
+from safetydpo.config.baselines import Baselines
 from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):

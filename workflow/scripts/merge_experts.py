@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from safetydpo.config.run import Merge
+from safetydpo.config.merging import Merge
 from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):

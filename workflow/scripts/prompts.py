@@ -1,4 +1,4 @@
-from safetydpo.config.run import Category, Prompts
+from safetydpo.config.prompts import Category, Prompts
 from safetydpo.running.jobs import job, model_of
 
 with job(snakemake) as tell:

@@ -1,6 +1,5 @@
-from safetydpo.config.run import Baselines
-from safetydpo.methods.registry import read_scale
-from safetydpo.running.jobs import job, model_of
+from safetydpo.config.baselines import Baselines
+from safetydpo.running.jobs import job, model_of, scale_of
 
 with job(snakemake):
     from safetydpo.images.stage import render_prompts
@@ -17,5 +16,5 @@ with job(snakemake):
         method=snakemake.wildcards.method,
         baselines=Baselines(**p.baselines),
         weights=i.get("weights"),
-        scale=read_scale(i.get("scale")),
+        scale=scale_of(snakemake),
     )

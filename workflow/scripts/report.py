@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from safetydpo.config.run import load_config
+from safetydpo.config.loading import load_config
 from safetydpo.running.jobs import job
 
 with job(snakemake):

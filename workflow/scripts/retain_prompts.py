@@ -1,4 +1,4 @@
-from safetydpo.config.run import Preserve
+from safetydpo.config.training import Preserve
 from safetydpo.running.jobs import job
 
 with job(snakemake):

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from safetydpo.config.run import Tune
+from safetydpo.config.evaluation import Tune
 from safetydpo.running.jobs import job, judges_of, model_of
 
 with job(snakemake):

@@ -1,4 +1,4 @@
-from safetydpo.config.run import Tune
+from safetydpo.config.evaluation import Tune
 from safetydpo.running.jobs import job
 
 with job(snakemake):

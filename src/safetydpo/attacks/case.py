@@ -4,9 +4,9 @@ An attack works on a batch of prompts in rounds: it proposes a prompt for each, 
 look, and the attack learns what they saw. A prompt ends when its image is what was wanted or its rounds are spent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -35,8 +35,19 @@ class Case:
     flagged: bool = False
 
 
+class Given(NamedTuple):
+    """What an attack may use beside the target.
+
+    pairs: category -> unsafe and safe prompts; strip: attack the prompts without their forbidden words (of a model that
+    draws them when asked).
+    """
+
+    pairs: Mapping[str, tuple[list[str], list[str]]]
+    strip: bool
+
+
 class Attack(Protocol):
-    """What the rounds are made of."""
+    """What the rounds are made of; a class that is made with the target, the attack's budget and what is given."""
 
     def propose(self, cases: Sequence[Case]) -> None:
         """Set `proposed` of each case, after as many inner steps as a round has; add to `steps`, set `loss`."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from safetydpo.attacks.case import Case
+from safetydpo.attacks.case import Case, Given
 from safetydpo.attacks.random_tokens import random_ids
 from safetydpo.attacks.target import Seen, Target
 from safetydpo.config.attacks import MmaDiffusion
@@ -40,7 +40,7 @@ def substitutes(ids: torch.Tensor, tokens: torch.Tensor, count: int, rng: torch.
 class GradientSearch:
     """Greedy coordinate gradient: one batch for the gradients of all prompts, then one for each prompt's candidates."""
 
-    def __init__(self, target: Target, config: MmaDiffusion) -> None:
+    def __init__(self, target: Target, config: MmaDiffusion, _: Given) -> None:
         self.target, self.config = target, config
         self.length = min(config.tokens, target.vocabulary.window - 2)
 

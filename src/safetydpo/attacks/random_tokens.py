@@ -1,28 +1,14 @@
-"""The controls: prompts as they are, without the forbidden words, and with random tokens in their place."""
+"""Random tokens in place of the forbidden words: what luck finds with the same number of images."""
 
 from collections.abc import Sequence
 
 import torch
 
-from safetydpo.attacks.case import Case
+from safetydpo.attacks.case import Case, Given
 from safetydpo.attacks.target import Seen, Target
 from safetydpo.config.attacks import RandomTokens
 
 TRIES = 50
-
-
-class Unchanged:
-    """One image a prompt: as it is, or without its forbidden words."""
-
-    def __init__(self, stripped: bool) -> None:
-        self.stripped = stripped
-
-    def propose(self, cases: Sequence[Case]) -> None:
-        for case in cases:
-            case.proposed = case.stripped if self.stripped else case.original
-
-    def learn(self, cases: Sequence[Case], seen: Sequence[Seen], reached: Sequence[bool]) -> None:
-        """There is nothing to learn."""
 
 
 def random_ids(target: Target, count: int, rng: torch.Generator) -> torch.Tensor:
@@ -44,7 +30,7 @@ def random_words(target: Target, count: int, rng: torch.Generator) -> str:
 class RandomSearch:
     """Random tokens where the forbidden words were, others each round: what luck finds with the same queries."""
 
-    def __init__(self, target: Target, config: RandomTokens) -> None:
+    def __init__(self, target: Target, config: RandomTokens, _: Given) -> None:
         self.target, self.config = target, config
 
     def propose(self, cases: Sequence[Case]) -> None:

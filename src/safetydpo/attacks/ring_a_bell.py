@@ -4,11 +4,11 @@ target = E(prompt without the words) + eta * v, where v is the mean of E(unsafe)
 (section 3.2); the search minimises the squared error to it (equation 5). Model-agnostic: only the text encoder is used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from safetydpo.attacks.case import Case
+from safetydpo.attacks.case import Case, Given
 from safetydpo.attacks.random_tokens import random_words
 from safetydpo.attacks.target import AT_ONCE, Encoded, Seen, Target
 from safetydpo.config.attacks import RingABell
@@ -42,13 +42,12 @@ def breed(
 class RingSearch:
     """The fitter half of a population lives on unchanged, so that the best is never lost; the rest are its children."""
 
-    def __init__(self, target: Target, config: RingABell, pairs: Mapping[str, tuple[list[str], list[str]]]) -> None:
-        """pairs: category -> unsafe and safe prompts."""
+    def __init__(self, target: Target, config: RingABell, given: Given) -> None:
         self.target, self.config = target, config
         self.length = min(config.tokens, target.vocabulary.window - 2)
         self.vectors = {
             category: concept_vector(*(target.encode_prompts(prompts[: config.pairs]) for prompts in both))
-            for category, both in pairs.items()
+            for category, both in given.pairs.items()
         }
         self.mean = torch.stack(list(self.vectors.values())).mean(0)  # for a benchmark's category that has no pairs
 

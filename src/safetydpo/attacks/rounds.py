@@ -1,37 +1,24 @@
 """The rounds of an attack on a batch of prompts: propose, render, judge, learn."""
 
 from collections.abc import Callable, Sequence
+from pkgutil import resolve_name
 from time import perf_counter
 from typing import Any
 
 import pandas as pd
 import torch
 
-from safetydpo.attacks.case import Attack, Case
-from safetydpo.attacks.mma_diffusion import GradientSearch
-from safetydpo.attacks.random_tokens import RandomSearch, Unchanged
-from safetydpo.attacks.ring_a_bell import RingSearch
-from safetydpo.attacks.sneaky_prompt import PolicySearch
+from safetydpo.attacks.case import Attack, Case, Given
+from safetydpo.attacks.registry import ATTACKS
 from safetydpo.attacks.target import Seen, Target
-from safetydpo.attacks.unlearn_diff_atk import PrefixSearch
 from safetydpo.config.attacks import Attacks
 from safetydpo.storage.records import seed_of
 
 
-def attack_of(name: str, target: Target, config: Attacks, pairs: dict[str, Any], strip: bool) -> Attack:
-    """The attack of that name; strip: see PrefixSearch."""
-    match name:
-        case "original" | "words-removed":
-            return Unchanged(stripped=name == "words-removed")
-        case "random-tokens":
-            return RandomSearch(target, config.random_tokens)
-        case "ring-a-bell":
-            return RingSearch(target, config.ring_a_bell, pairs)
-        case "mma-diffusion":
-            return GradientSearch(target, config.mma_diffusion)
-        case "sneaky-prompt":
-            return PolicySearch(target, config.sneaky_prompt)
-    return PrefixSearch(target, config.unlearn_diff_atk, strip)
+def attack_of(name: str, target: Target, config: Attacks, given: Given) -> Attack:
+    """The attack of that name, with its budget: the key of `config` called as it is, where it has one."""
+    search = resolve_name(f"safetydpo.attacks.{ATTACKS[name].search}")
+    return search(target, getattr(config, name.replace("-", "_"), None), given)
 
 
 def cases_of(rows: pd.DataFrame, target: Target, attack: str, seed: int, images: dict[str, Any]) -> list[Case]:
@@ -56,15 +43,20 @@ def succeeded(case: Case, seen: Seen, wanted: str) -> bool:
 
 
 def attacked(
-    attack: Attack, target: Target, cases: Sequence[Case], config: Attacks, finished: Callable[[Case], None]
+    attack: Attack,
+    target: Target,
+    cases: Sequence[Case],
+    rounds: int,
+    wanted: str,
+    finished: Callable[[Case], None],
 ) -> None:
-    """All rounds on a batch of prompts; `finished` is called with each that ends."""
-    going, rounds = list(cases), 1 if isinstance(attack, Unchanged) else config.rounds
+    """All rounds on a batch of prompts; wanted: see `succeeded`; `finished` is called with each that ends."""
+    going = list(cases)
     for number in range(rounds):
         begin = perf_counter()
         attack.propose(going)
         seen = target.look([case.proposed for case in going], [case.seed for case in going])
-        reached = [succeeded(case, look, config.success) for case, look in zip(going, seen, strict=True)]
+        reached = [succeeded(case, look, wanted) for case, look in zip(going, seen, strict=True)]
         attack.learn(going, seen, reached)
         seconds = (perf_counter() - begin) / len(going)
         for case, look, success in zip(going, seen, reached, strict=True):

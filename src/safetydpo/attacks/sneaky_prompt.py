@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from safetydpo.attacks.case import Case
+from safetydpo.attacks.case import Case, Given
 from safetydpo.attacks.target import Seen, Target
 from safetydpo.config.attacks import SneakyPrompt
 
@@ -31,7 +31,7 @@ def policy_loss(logits: torch.Tensor, chosen: torch.Tensor, advantage: float) ->
 class PolicySearch:
     """One policy a prompt."""
 
-    def __init__(self, target: Target, config: SneakyPrompt) -> None:
+    def __init__(self, target: Target, config: SneakyPrompt, _: Given) -> None:
         self.target, self.config = target, config
 
     def _start(self, case: Case) -> None:

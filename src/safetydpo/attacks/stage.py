@@ -9,11 +9,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from safetydpo.attacks.rounds import Case, attack_of, attacked, cases_of
+from safetydpo.attacks.case import Case, Given
+from safetydpo.attacks.registry import ATTACKS
+from safetydpo.attacks.rounds import attack_of, attacked, cases_of
 from safetydpo.attacks.target import Target
 from safetydpo.attacks.vocabulary import forbidden_words
 from safetydpo.config.attacks import Attacks
-from safetydpo.config.run import Baselines, Judges, Model
+from safetydpo.config.baselines import Baselines
+from safetydpo.config.judges import Judges
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.eyes import Eyes
 from safetydpo.methods.opening import open_method
@@ -124,7 +128,8 @@ def write_attack(
     target = Target(
         open_method(method, model, baselines, weights, scale), words, model, Eyes(judges, device_of(model.device))
     )
-    attack = attack_of(name, target, config, _pairs(pairs), strip=method_of(method).kind == "base")
+    given = Given(_pairs(pairs), strip=not method_of(method).kind.aligned)
+    attack, rounds = attack_of(name, target, config, given), 1 if ATTACKS[name].control else config.rounds
     left = rows[~rows.prompt_id.isin(list(kept.done))]
     cases = cases_of(left, target, name, seed, _images(images))
     with progress(None, f"{name} on {method}", total=len(rows), initial=len(kept.done), unit="prompt") as bar:
@@ -134,7 +139,7 @@ def write_attack(
             bar.update()
 
         for start in range(0, len(cases), config.together):
-            attacked(attack, target, cases[start : start + config.together], config, finished)
+            attacked(attack, target, cases[start : start + config.together], rounds, config.success, finished)
     return _write(rows, kept, made, target, out)
 
 

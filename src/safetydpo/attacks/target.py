@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from safetydpo.attacks.vocabulary import Sequences, Vocabulary
-from safetydpo.config.run import Model
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.eyes import Eyes
 from safetydpo.models.sampling import images_of

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from safetydpo.attacks.case import Case
+from safetydpo.attacks.case import Case, Given
 from safetydpo.attacks.target import Seen, Target
 from safetydpo.config.attacks import UnlearnDiffAtk
 from safetydpo.models.prediction import prediction_of
@@ -34,9 +34,8 @@ def straight_through(rows: torch.Tensor) -> torch.Tensor:
 class PrefixSearch:
     """All prompts of a round are one batch of the UNet; each has a prefix and an optimizer of its own."""
 
-    def __init__(self, target: Target, config: UnlearnDiffAtk, strip: bool) -> None:
-        """strip: attack the prompts without their forbidden words (of a model that draws them when asked)."""
-        self.target, self.config, self.strip = target, config, strip
+    def __init__(self, target: Target, config: UnlearnDiffAtk, given: Given) -> None:
+        self.target, self.config, self.strip = target, config, given.strip
         self.prediction: Any = prediction_of(target.pipeline.scheduler.config, target.model.id)
         self.allowed = target.vocabulary.words
 

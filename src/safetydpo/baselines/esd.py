@@ -1,15 +1,15 @@
 """Erased Stable Diffusion (arXiv 2303.07345): the UNet is fine-tuned away from its own guidance to a concept."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
+from safetydpo.baselines.erasure import Erasure
 from safetydpo.config.baselines import Esd
-from safetydpo.config.run import Model
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.models.pipeline import encode_prompts
 from safetydpo.running.progress import progress
@@ -80,16 +80,15 @@ class _Eraser:
         return F.mse_loss(self.predict(self.unet, latents, timestep, [concept])[0], target)
 
 
-def erase(
-    pipeline: Any, variant: str, concepts: list[str], config: Esd, model: Model, seed: int, checkpoints: Path | str
-) -> dict[str, torch.Tensor]:
-    """Train; returns the changed weights. A killed job goes on from the newest state in `checkpoints`."""
-    eraser = _Eraser(pipeline, concepts, config, model)
+def erase(erasure: Erasure) -> dict[str, torch.Tensor]:
+    """Train; returns the changed weights. A killed job goes on from the newest state in its checkpoints."""
+    variant, concepts, config, seed = erasure.method, erasure.config.erased, erasure.config.esd, erasure.seed
+    eraser = _Eraser(erasure.pipeline, concepts, config, erasure.model)
     eraser.unet.requires_grad_(False)
     trained = {name: p.requires_grad_(True) for name, p in eraser.unet.named_parameters() if trains(name, variant)}
     optimizer = torch.optim.Adam(trained.values(), lr=config.learning_rate)
-    made = {"model": model.id, "variant": variant, "concepts": str(concepts), "seed": seed, **config.model_dump()}
-    kept = Checkpoints(checkpoints, made)
+    made = {"model": erasure.model.id, "variant": variant, "concepts": str(concepts), "seed": seed}
+    kept = Checkpoints(erasure.checkpoints, made | config.model_dump())
     begin = _go_on(kept, trained, optimizer)
     bar = progress(range(begin, config.steps), variant, initial=begin, total=config.steps)
     for step in bar:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from safetydpo.baselines.erasure import Erasure
 from safetydpo.config.baselines import Uce
 from safetydpo.models.pipeline import encode_prompts
 
@@ -32,13 +33,14 @@ def subject_embeddings(pipeline: Any, prompts: list[str]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def erase(pipeline: Any, concepts: list[str], preserve: list[str], config: Uce) -> dict[str, torch.Tensor]:
-    """The changed weights of a pipeline's UNet: to_k and to_v of every cross-attention.
+def erase(erasure: Erasure) -> dict[str, torch.Tensor]:
+    """The changed weights: to_k and to_v of every cross-attention.
 
-    preserve: prompts whose last word keeps its values, beside the empty prompt.
+    Prompts to preserve keep the values of their last word, as the empty prompt does.
     """
-    device = pipeline.unet.device
-    erased = subject_embeddings(pipeline, concepts).to(device)
+    pipeline, config = erasure.pipeline, erasure.config.uce
+    device, preserve = pipeline.unet.device, [*config.preserve, *erasure.retained]
+    erased = subject_embeddings(pipeline, erasure.config.erased).to(device)
     preserved = subject_embeddings(pipeline, ["", *preserve]).to(device)
     guide = subject_embeddings(pipeline, [config.guide])[0].to(device)
     return {

@@ -6,7 +6,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from safetydpo.config.run import Model
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.external import external_pipeline
 

@@ -4,18 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from safetydpo.config.types import Count, Positive, Section, Share
-
-AttackName = Literal["random-tokens", "ring-a-bell", "mma-diffusion", "sneaky-prompt", "unlearn-diff-atk"]
-# What an attack is compared with: the prompts as they are, and without the forbidden words.
-CONTROLS = ("original", "words-removed")
-# Methods whose images come from more than a forward pass of the UNet on the prompt.
-NOT_DIFFERENTIABLE = ("sld", "negative-prompt")
-
-
-def attack_benchmark(attack: str) -> str:
-    """Name of the benchmark of prompts that an attack found."""
-    return f"attack-{attack}"
+from safetydpo.attacks.registry import BUDGETED, CONTROLS
+from safetydpo.config.types import Count, OneOf, Positive, Section, Share
 
 
 class RandomTokens(Section):
@@ -69,7 +59,9 @@ class UnlearnDiffAtk(Section):
 class Attacks(Section):
     """Adversarial prompts, found against each method by itself; attack-<name> is then a benchmark."""
 
-    run: list[AttackName] = Field(default_factory=list, description="Attacks to run; none: no cost")
+    run: list[Annotated[str, OneOf(BUDGETED)]] = Field(
+        default_factory=list, description="Attacks to run; none: no cost"
+    )
     methods: list[str] = Field(
         ["base", "merged-co-merge"], min_length=1, description="Methods to attack; `base` shows an attack's strength"
     )

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from safetydpo.config.types import Count, Name, Positive, Section
+from safetydpo.methods.registry import method_of
 
 # Safe Latent Diffusion's safety concept, which is also its negative prompt.
 SLD_CONCEPT = (
@@ -73,6 +74,10 @@ class Baselines(Section):
     def negative(self) -> str:
         """The negative prompt."""
         return self.negative_prompt or self.safety_concept
+
+    def retains(self, eraser: str) -> bool:
+        """Whether an eraser preserves the prompts of train.preserve too."""
+        return any(getattr(getattr(self, key), "retain", False) for key in method_of(eraser).kind.erased_with)
 
     def external(self, name: str) -> External:
         """The external model of that name."""

@@ -1,151 +1,208 @@
-"""What no single key can say: whether the parts of a config fit together. One line a problem."""
+"""What no single key can say: whether the parts of a config fit together. One line a problem, `path: what is wrong`.
 
-from typing import TYPE_CHECKING
+A check takes the config without knowing its class, since `run` calls them all. `loading` hands on what is sound of a
+config that has wrong values too, so that their errors and these come together: see `problems_of`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from pydantic import ValidationError
 
-from safetydpo.config.attacks import NOT_DIFFERENTIABLE
-
-if TYPE_CHECKING:
-    from safetydpo.config.run import Config
+from safetydpo.attacks.registry import ATTACKS
+from safetydpo.methods.registry import method_of
 
 
-def _train_sections(config: "Config") -> list[str]:
-    problems = []
+def problems_of(config: Any, partial: bool = False) -> list[str]:
+    """Every problem of a config.
+
+    partial: some parts are missing; what a check finds before it needs one of them still counts.
+    """
+    problems: list[str] = []
+    for check in CHECKS:
+        try:
+            problems.extend(check(config))
+        except AttributeError:
+            if not partial:
+                raise
+    if problems or partial:
+        return problems
+    return [*_without_base(config), *_without_reference(config)]  # of a matrix whose names exist
+
+
+def _repeated(config: Any) -> Iterator[str]:
+    for key in ("categories", "benchmarks"):
+        names = [part.name for part in getattr(config, key)]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"{key}: `{name}` is listed twice"
+
+
+def _category_named_as_a_method(config: Any) -> Iterator[str]:
+    if "all-single" in config.category_names:
+        yield "categories: `all-single` is the name of a method; call the category otherwise"
+
+
+def _unknown_methods(config: Any) -> Iterator[str]:
+    methods = config.methods()
+    for i, cells in enumerate(config.evaluate.matrix):
+        for name in cells.methods:
+            if name != "experts" and name not in methods:
+                yield f"evaluate.matrix.{i}.methods: no method `{name}`; there are {', '.join(methods)}, experts"
+
+
+def _unknown_benchmarks(config: Any) -> Iterator[str]:
+    benchmarks = [b.name for b in config.benchmarks]
+    for i, cells in enumerate(config.evaluate.matrix):
+        for name in cells.benchmarks:
+            if name not in benchmarks:
+                yield f"evaluate.matrix.{i}.benchmarks: no benchmark `{name}`; there are {', '.join(benchmarks)}"
+
+
+def _unknown_reference(config: Any) -> Iterator[str]:
+    reference = config.evaluate.fid_reference
+    if reference and reference not in config.methods():
+        yield f"evaluate.fid_reference: no method `{reference}`"
+
+
+def _pair_shards(config: Any) -> Iterator[str]:
+    if config.pairs.shards > config.prompts.pairs:
+        yield f"pairs.shards: {config.pairs.shards} is more than the {config.prompts.pairs} pairs (prompts.pairs)"
+
+
+def _image_shards(config: Any) -> Iterator[str]:
+    if config.evaluate.shards > config.evaluate.n:
+        yield f"evaluate.shards: {config.evaluate.shards} is more than evaluate.n, {config.evaluate.n} prompts"
+
+
+def _safe_prompts(config: Any) -> Iterator[str]:
+    if config.prompts.brings_images and config.train.condition != "unsafe":
+        source = config.prompts.source
+        yield f"train.condition: `{config.train.condition}` needs safe prompts, source `{source}` has none"
+
+
+def _held_out(config: Any) -> Iterator[str]:
+    if not config.prompts.test_share and any(b.source == "split" for b in config.benchmarks):
+        yield "prompts.test_share: needed for a benchmark of source `split`, the share of pairs to hold out"
+
+
+def _tuning_prompts(config: Any) -> Iterator[str]:
+    if not config.prompts.own_sets and len(config.tune.scales) > 1 and not config.tune.path:
+        yield "tune.path: needed to choose among tune.scales; or give one scale"
+
+
+def _retain_prompts(config: Any) -> Iterator[str]:
+    if config.prompts.own_sets or config.train.preserve.path:
+        return
+    uce = config.baselines.uce.retain and any("uce" in cells.methods for cells in config.evaluate.matrix)
+    if config.train.preserve.weight or uce:
+        keys = "train.preserve.weight or baselines.uce.retain"
+        yield f"train.preserve.path: needed with {keys}, a file of harmless prompts"
+
+
+def _train_sections(config: Any) -> Iterator[str]:
     variants = {f"ablation {name}: train": variant.train for name, variant in config.variants().items()}
     for where, differs in {"train.all_single": config.train.all_single or {}, **variants}.items():
         try:
             config.train_of(differs)
         except ValidationError as error:
             for item in error.errors():
-                key = ".".join(map(str, item["loc"]))
-                problems.append(f"{where}.{key}: {item['msg']}")
-    return problems
+                if item["loc"] and item["loc"][0] in differs:  # or it is an error of `train` itself
+                    yield f"{where}.{'.'.join(map(str, item['loc']))}: {item['msg']}"
 
 
-def problems_of(config: "Config") -> list[str]:
-    """Every problem, `path: what is wrong`; those of the matrix only where its names exist."""
-    problems = [
-        *_repeated(config),
-        *_unknown(config),
-        *_counts(config),
-        *_files(config),
-        *_train_sections(config),
-        *_attacks(config),
-    ]
-    return problems or [*_without_base(config), *_without_reference(config)]
-
-
-def _repeated(config: "Config") -> list[str]:
-    problems = []
-    for key, names in (("categories", config.category_names), ("benchmarks", [b.name for b in config.benchmarks])):
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        problems += [f"{key}: `{name}` is listed twice" for name in repeated]
-    if "all-single" in config.category_names:
-        problems.append("categories: `all-single` is the name of a method; call the category otherwise")
-    return problems
-
-
-def _unknown(config: "Config") -> list[str]:
-    problems, methods, benchmarks = [], config.methods(), [b.name for b in config.benchmarks]
-    for i, cells in enumerate(config.evaluate.matrix):
-        problems += [
-            f"evaluate.matrix.{i}.methods: no method `{m}`; there are {', '.join(methods)}, experts"
-            for m in cells.methods
-            if m != "experts" and m not in methods
-        ]
-        problems += [
-            f"evaluate.matrix.{i}.benchmarks: no benchmark `{b}`; there are {', '.join(benchmarks)}"
-            for b in cells.benchmarks
-            if b not in benchmarks
-        ]
-    reference = config.evaluate.fid_reference
-    if reference and reference not in methods:
-        problems.append(f"evaluate.fid_reference: no method `{reference}`")
-    return problems
-
-
-def _counts(config: "Config") -> list[str]:
-    problems = []
-    if config.pairs.shards > config.prompts.pairs:
-        problems.append(
-            f"pairs.shards: {config.pairs.shards} is more than the {config.prompts.pairs} pairs (prompts.pairs)"
-        )
-    if config.evaluate.shards > config.evaluate.n:
-        problems.append(
-            f"evaluate.shards: {config.evaluate.shards} is more than evaluate.n, {config.evaluate.n} prompts"
-        )
-    return problems
-
-
-def _files(config: "Config") -> list[str]:
-    problems = []
-    if config.prompts.brings_images and config.train.condition != "unsafe":
-        problems.append(f"train.condition: `{config.train.condition}` needs safe prompts, source `folder` has none")
-    if not config.prompts.test_share and any(b.source == "split" for b in config.benchmarks):
-        problems.append("prompts.test_share: needed for a benchmark of source `split`, the share of pairs to hold out")
-    if config.prompts.source != "demo":
-        if len(config.tune.scales) > 1 and not config.tune.path:
-            problems.append("tune.path: needed to choose among tune.scales; or give one scale")
-        uce = config.baselines.uce.retain and any("uce" in cells.methods for cells in config.evaluate.matrix)
-        wanted = config.train.preserve.weight or uce
-        if wanted and not config.train.preserve.path:
-            keys = "train.preserve.weight or baselines.uce.retain"
-            problems.append(f"train.preserve.path: needed with {keys}, a file of harmless prompts")
-    return problems
-
-
-def _attacks(config: "Config") -> list[str]:
-    attacks = config.attacks
-    if not attacks.run:
-        return []
+def _attacked_methods(config: Any) -> Iterator[str]:
     methods = config.methods()
-    problems = [
-        f"attacks.methods: no method `{m}`; there are {', '.join(methods)}" for m in attacks.methods if m not in methods
-    ]
-    unsafe = [b.name for b in config.benchmarks if b.kind == "unsafe"]
+    for name in config.attacks.methods if config.attacks.run else []:
+        if name not in methods:
+            yield f"attacks.methods: no method `{name}`; there are {', '.join(methods)}"
+
+
+def _attacked_benchmark(config: Any) -> Iterator[str]:
+    if not config.attacks.run:
+        return
+    unsafe, wanted = [b.name for b in config.benchmarks if b.kind == "unsafe"], config.attacks.benchmark
     if not unsafe:
-        problems.append("attacks.benchmark: there is no benchmark of kind `unsafe`, whose prompts could be attacked")
-    elif attacks.benchmark and attacks.benchmark not in unsafe:
-        problems.append(f"attacks.benchmark: no unsafe benchmark `{attacks.benchmark}`; there are {', '.join(unsafe)}")
-    if attacks.success == "category" and config.judges.detector != "demo":
-        problems.append("attacks.success: `category` needs judges.detector: demo, which sees categories; use `flagged`")
-    taken = [b.name for b in config.benchmarks if config.attack_of(b.name)]
-    problems += [f"benchmarks: `{name}` is the name of an attack's benchmark; call it otherwise" for name in taken]
-    if "ring-a-bell" in attacks.run and config.prompts.source == "folder":
-        problems.append("attacks.run: ring-a-bell needs safe prompts, source `folder` has none")
-    if attacks.prompts < config.evaluate.shards:
-        problems.append(f"attacks.prompts: {attacks.prompts} is fewer than evaluate.shards, {config.evaluate.shards}")
-    if "unlearn-diff-atk" in attacks.run:
-        problems += [
-            f"attacks.methods: unlearn-diff-atk needs gradients of the UNet, which `{m}` does not give: it acts while "
-            "rendering; take one of the two out"
-            for m in attacks.methods
-            if m.startswith(NOT_DIFFERENTIABLE)
-        ]
-        target = attacks.benchmark or (unsafe or [""])[0]
-        if ("base", target) not in config.cells():
-            problems.append(
-                f"attacks: unlearn-diff-atk starts from base's images: put `base` on {target} in the matrix"
-            )
-    return problems
+        yield "attacks.benchmark: there is no benchmark of kind `unsafe`, whose prompts could be attacked"
+    elif wanted and wanted not in unsafe:
+        yield f"attacks.benchmark: no unsafe benchmark `{wanted}`; there are {', '.join(unsafe)}"
 
 
-def _without_base(config: "Config") -> list[str]:
+def _attack_success(config: Any) -> Iterator[str]:
+    attacks = config.attacks
+    if attacks.run and attacks.success == "category" and not config.judges.sees_categories:
+        yield "attacks.success: `category` needs judges.detector: demo, which sees categories; use `flagged`"
+
+
+def _attack_names(config: Any) -> Iterator[str]:
+    for name in [b.name for b in config.benchmarks if config.attack_of(b.name)]:
+        yield f"benchmarks: `{name}` is the name of an attack's benchmark; call it otherwise"
+
+
+def _attack_pairs(config: Any) -> Iterator[str]:
+    for name in config.attacks.run:
+        if ATTACKS[name].pairs and config.prompts.brings_images:
+            yield f"attacks.run: {name} needs safe prompts, source `{config.prompts.source}` has none"
+
+
+def _attack_shards(config: Any) -> Iterator[str]:
+    if config.attacks.run and config.attacks.prompts < config.evaluate.shards:
+        yield f"attacks.prompts: {config.attacks.prompts} is fewer than evaluate.shards, {config.evaluate.shards}"
+
+
+def _attack_gradients(config: Any) -> Iterator[str]:
+    known = config.methods()
+    for attack in [name for name in config.attacks.run if ATTACKS[name].gradients]:
+        for method in config.attacks.methods:
+            if method in known and not method_of(method).kind.gradients:
+                yield (
+                    f"attacks.methods: {attack} needs gradients of the UNet, which `{method}` does not give: it acts "
+                    "while rendering; take one of the two out"
+                )
+
+
+def _attack_images(config: Any) -> Iterator[str]:
+    unsafe = [b.name for b in config.benchmarks if b.kind == "unsafe"]
+    target = config.attacks.benchmark or (unsafe or [""])[0]
+    for name in config.attacks.run:
+        if ATTACKS[name].images and ("base", target) not in config.cells():
+            yield f"attacks: {name} starts from base's images: put `base` on {target} in the matrix"
+
+
+CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
+    _repeated,
+    _category_named_as_a_method,
+    _unknown_methods,
+    _unknown_benchmarks,
+    _unknown_reference,
+    _pair_shards,
+    _image_shards,
+    _safe_prompts,
+    _held_out,
+    _tuning_prompts,
+    _retain_prompts,
+    _train_sections,
+    _attacked_methods,
+    _attacked_benchmark,
+    _attack_success,
+    _attack_names,
+    _attack_pairs,
+    _attack_shards,
+    _attack_gradients,
+    _attack_images,
+)
+
+
+def _without_base(config: Any) -> Iterator[str]:
     """Cells that lack base's images of the same prompts, with which layout and CLIPScore are compared."""
-    cells, problems = config.cells(), []
+    cells = config.cells()
     for cell in cells.values():
         base = cells.get(("base", cell.benchmark))
         if base is None or (base.n is not None and (cell.n is None or cell.n > base.n)):
-            problems.append(
-                f"evaluate.matrix: {cell.method} on {cell.benchmark} needs `base` there too, on as many prompts"
-            )
-    return problems
+            yield f"evaluate.matrix: {cell.method} on {cell.benchmark} needs `base` there too, on as many prompts"
 
 
-def _without_reference(config: "Config") -> list[str]:
+def _without_reference(config: Any) -> Iterator[str]:
     cells, reference = config.cells(), config.evaluate.fid_reference
     safe = [b.name for b in config.benchmarks if b.kind == "safe" and any(cell[1] == b.name for cell in cells)]
     if safe and reference and not any((reference, name) in cells for name in safe):
-        return [f"evaluate.fid_reference: `{reference}` is not in evaluate.matrix on {safe[0]}"]
-    return []
+        yield f"evaluate.fid_reference: `{reference}` is not in evaluate.matrix on {safe[0]}"

@@ -1,6 +1,7 @@
 """config/README.md: every key with type, default and meaning, written from the schema so that it cannot be untrue."""
 
 import typing
+from collections.abc import Sequence
 from types import UnionType
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
@@ -8,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from safetydpo.config.run import Config
+from safetydpo.config.types import OneOf, section_of
 
 HEADER = """# Config keys
 
@@ -25,10 +27,12 @@ This page is written from the schema (`make docs`).
 """
 
 
-def _type(annotation: object) -> str:
+def _type(annotation: object, metadata: Sequence[object] = ()) -> str:
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if names := next((m.names for m in metadata if isinstance(m, OneOf)), None):
+        return ", ".join(f"`{name}`" for name in names)
     if origin is typing.Annotated:
-        return _type(args[0])
+        return _type(args[0], args[1:])
     if origin in (typing.Union, UnionType):
         return " or ".join(_type(a) for a in args)
     if origin is typing.Literal:
@@ -38,13 +42,6 @@ def _type(annotation: object) -> str:
     if annotation is type(None):
         return "null"
     return getattr(annotation, "__name__", str(annotation))
-
-
-def _section(annotation: object) -> type[BaseModel] | None:
-    for candidate in (annotation, *typing.get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
 
 
 def _range(field: FieldInfo) -> str:
@@ -69,7 +66,7 @@ def _rows(model: type[BaseModel], path: str) -> list[str]:
     rows, nested = [], []
     for name, field in model.model_fields.items():
         key = f"{path}{name}"
-        section = _section(field.annotation)
+        section = section_of(field.annotation)
         if section:
             many = typing.get_origin(field.annotation) is list
             nested += ["", f"## `{key}`{' (a list)' if many else ''}", "", (section.__doc__ or "").strip(), ""]
@@ -77,7 +74,7 @@ def _rows(model: type[BaseModel], path: str) -> list[str]:
             continue
         default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
         limits = _range(field)
-        kind = _type(field.annotation) + (f" ({limits})" if limits else "")
+        kind = _type(field.annotation, field.metadata) + (f" ({limits})" if limits else "")
         rows.append(f"| `{key}` | {kind} | {default} | {field.description or ''} |")
     table = ["| key | type | default | meaning |", "|---|---|---|---|", *rows] if rows else []
     return table + nested

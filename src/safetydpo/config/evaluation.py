@@ -1,10 +1,10 @@
-"""Config of the evaluation: benchmarks, judges, and the matrix of methods and benchmarks."""
+"""Config of the evaluation: benchmarks, the matrix of methods and benchmarks, and how the LoRA scale is tuned."""
 
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from safetydpo.config.types import Count, Name, Section
+from safetydpo.config.types import Count, Name, Positive, Section, Share
 
 
 class Benchmark(Section):
@@ -56,35 +56,6 @@ class Cell(NamedTuple):
     category: str | None
 
 
-class Judges(Section):
-    """What calls an image inappropriate, and what measures similarity to the prompt."""
-
-    q16_clip: str = Field(description="CLIP folder or hub id of Q16")
-    q16_prompts: str = Field(description="Tuned prompt embeddings (2, d): safetensors, or the published prompts.p")
-    detector: Literal["demo", "nudenet", "none"] = Field(
-        "none",
-        description="Second judge beside Q16: the demo world's, or NudeNet (extra `nudenet`; its licence is the AGPL)",
-    )
-    detector_path: str | None = Field(None, description="Folder of the demo detector's weights")
-    clip_score: str = Field(description="CLIP folder or hub id for CLIPScore")
-    features: Literal["clip", "inception", "detector"] = Field(
-        "clip",
-        description="Features of FID and KID: the CLIP of CLIPScore, Inception (published values are in these; extra "
-        "`fid`), or the demo detector's",
-    )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Arithmetic of CLIP; in bfloat16, Q16 looks again in float32 where it is in doubt"
-    )
-
-    @model_validator(mode="after")
-    def _path_for_detector(self) -> "Judges":
-        if self.detector == "demo" and not self.detector_path:
-            raise ValueError("the demo detector needs detector_path, the folder of its weights")
-        if self.features == "detector" and self.detector != "demo":
-            raise ValueError("features: only the demo detector has any; use clip or inception")
-        return self
-
-
 class Evaluate(Section):
     """The matrix of methods and benchmarks, and how their scores are summarised."""
 
@@ -94,4 +65,17 @@ class Evaluate(Section):
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="Resamples of the 95 % intervals")
     fid_reference: str | None = Field(
         None, description="Method whose images are the FID and KID reference; null: neither is measured"
+    )
+
+
+class Tune(Section):
+    """LoRA scale of merged and All-single methods: chosen on prompts neither trained on nor reported."""
+
+    scales: list[Positive] = Field([1.0], min_length=1, description="Scales tried; one alone: no tuning")
+    unsafe_prompts: Count = Field(84, description="Unsafe tuning prompts")
+    benign_prompts: Count = Field(48, description="Benign tuning prompts")
+    path: str | None = Field(None, description="csv or Parquet with `prompt`, `category` (null or empty: benign)")
+    max_ip: Share = Field(
+        0.02,
+        description="Wanted IP: of the scales that reach it, the one that keeps most of what is harmless is chosen",
     )

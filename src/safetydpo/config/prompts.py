@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from safetydpo.config.types import Count, Name, Positive, Section, Share
+from safetydpo.config.types import Count, Name, OneOf, Positive, Section, Share
+from safetydpo.prompts.registry import SOURCES
 
 
 class Category(Section):
@@ -70,7 +71,7 @@ class LLM(Section):
 class Prompts(Section):
     """Where prompt pairs come from, and which are kept."""
 
-    source: Literal["demo", "openai", "coprov2", "pairs", "folder"] = Field(
+    source: Annotated[str, OneOf(SOURCES)] = Field(
         description="demo: the demo world's grammar; openai: a language model writes them (prompts.llm); coprov2: the "
         "published csv; pairs: csv or Parquet with unsafe_prompt, safe_prompt, category; folder: the published folder "
         "of images with captions, which are not rendered again"
@@ -98,10 +99,10 @@ class Prompts(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "Prompts":
-        if self.source in ("coprov2", "pairs", "folder") and not self.path:
+        if SOURCES[self.source].needs_path and not self.path:
             raise ValueError(f"source `{self.source}` needs prompts.path, the file or folder to read")
-        if self.source == "openai" and self.llm is None:
-            raise ValueError("source `openai` needs prompts.llm, at least its model")
+        if self.written and self.llm is None:
+            raise ValueError(f"source `{self.source}` needs prompts.llm, at least its model")
         if self.drop_leaks and not self.test_path:
             raise ValueError("drop_leaks needs prompts.test_path, the prompts that must not train")
         if self.min_pairs > self.pairs:
@@ -109,16 +110,31 @@ class Prompts(Section):
         return self
 
     @property
+    def written(self) -> bool:
+        """Whether a language model writes the pairs."""
+        return SOURCES[self.source].written
+
+    @property
     def brings_images(self) -> bool:
         """Whether the source has the pairs' images too."""
-        return self.source == "folder"
+        return SOURCES[self.source].brings_images
+
+    @property
+    def own_sets(self) -> bool:
+        """Whether the source has retain and tuning prompts too."""
+        return SOURCES[self.source].own_sets
 
     @property
     def checks_window(self) -> bool:
         """Whether prompts are held against the text window of the model to be aligned."""
-        return self.source == "openai" if self.window is None else self.window
+        return self.written if self.window is None else self.window
 
     @property
     def needs_encoder(self) -> bool:
         """Whether a filter asks the text encoder of the model to be aligned."""
         return self.checks_window or self.min_similarity is not None
+
+    @property
+    def measures_similarity(self) -> bool:
+        """Whether pairs are kept with the cosine of their text embeddings."""
+        return self.min_similarity is not None or (self.written and self.needs_encoder)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from safetydpo.config.run import Judges
+from safetydpo.config.judges import Judges
 from safetydpo.evaluation.scoring import BATCH, METRICS, Base, look_at
 from safetydpo.evaluation.statistics import bootstrap_distance, bootstrap_mean, cmmd, fid, kid
 from safetydpo.judges.eyes import Eyes

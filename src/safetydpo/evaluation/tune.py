@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from safetydpo.config.run import Judges, Model, Tune
+from safetydpo.config.evaluation import Tune
+from safetydpo.config.judges import Judges
+from safetydpo.config.model import Model
 from safetydpo.evaluation.scoring import BATCH, METRICS, look_at
 from safetydpo.judges.eyes import Eyes
 from safetydpo.models.pipeline import load_pipeline

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from safetydpo.config.run import Model
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.models.pipeline import encode_prompts, load_pipeline
 from safetydpo.running.progress import progress

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from safetydpo.config.run import Baselines, Model
+from safetydpo.config.baselines import Baselines
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.opening import open_method
 from safetydpo.methods.registry import method_of
@@ -84,7 +85,7 @@ def render_prompts(
     weights, scale: see `open_method`; `category` and then `n` narrow the set down before it is cut into shards.
     """
     rows = _shard(prompts, shard, shards, n, category)
-    offset = method_of(method).seed_offset
+    offset = method_of(method).kind.seed_offset
     seeds = [(int(seed) + offset) & 0x7FFFFFFFFFFFFFFF for seed in rows.seed]
     pipeline = open_method(method, config, baselines or Baselines(), weights, scale)  # type: ignore[call-arg]
     images = render(pipeline, list(rows.prompt), seeds, config)

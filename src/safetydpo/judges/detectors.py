@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from safetydpo.config.run import Judges
+from safetydpo.config.judges import Judges
 from safetydpo.demo.detector import HEADS, SceneDetector
 from safetydpo.demo.scenes import FAMILIES
 from safetydpo.errors import SafetyDPOError

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-from safetydpo.config.run import Judges
+from safetydpo.config.judges import Judges
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.detectors import detector_of
 from safetydpo.judges.inception import Inception

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from safetydpo.config.run import Merge, Model
+from safetydpo.config.merging import Merge
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import read_features
 from safetydpo.merging.coactivation import Wins, counting

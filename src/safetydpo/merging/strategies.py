@@ -5,12 +5,13 @@ magnitude-prune act on whole updates (with PEFT's primitives) and come back by S
 the experts' own rank. linear is PEFT's: A and B averaged apart, with cross terms.
 """
 
-from collections.abc import Callable
+from pkgutil import resolve_name
 
 import torch
-from peft.utils.merge_utils import dare_ties, magnitude_prune, ties
+from peft.utils import merge_utils
 
 from safetydpo.merging.coactivation import Wins
+from safetydpo.merging.registry import STRATEGIES
 from safetydpo.models.lora import Factors, same_modules
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -37,18 +38,18 @@ def truncate(update: torch.Tensor, rank: int) -> Pair:
     return root[:, None] * v[:rank], u[:, :rank] * root
 
 
-def _co_merge(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
+def co_merge(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
     del rank, density
     assert wins is not None
     return stack(pairs, winner_masks(wins))
 
 
-def _mean(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
+def mean(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
     del wins, rank, density
     return stack(pairs, [torch.full((b.shape[0],), 1 / len(pairs)) for _, b in pairs])
 
 
-def _linear(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
+def linear(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
     del wins, rank, density
     root = len(pairs) ** -0.5
     return torch.stack([a for a, _ in pairs]).sum(0) * root, torch.stack([b for _, b in pairs]).sum(0) * root
@@ -58,36 +59,26 @@ def _updates(pairs: list[Pair]) -> list[torch.Tensor]:
     return [b @ a for a, b in pairs]
 
 
-def _ties(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
+def ties(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
     del wins
-    return truncate(ties(_updates(pairs), torch.ones(len(pairs)), density), rank)
+    return truncate(merge_utils.ties(_updates(pairs), torch.ones(len(pairs)), density), rank)
 
 
-def _dare_ties(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
+def dare_ties(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
     del wins
-    return truncate(dare_ties(_updates(pairs), torch.ones(len(pairs)), density), rank)
+    return truncate(merge_utils.dare_ties(_updates(pairs), torch.ones(len(pairs)), density), rank)
 
 
-def _magnitude_prune(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
+def magnitude_prune(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
     del wins
-    return truncate(magnitude_prune(_updates(pairs), torch.full((len(pairs),), 1 / len(pairs)), density), rank)
+    return truncate(
+        merge_utils.magnitude_prune(_updates(pairs), torch.full((len(pairs),), 1 / len(pairs)), density), rank
+    )
 
 
-def _svd(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
+def svd(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
     del wins, density
     return truncate(torch.stack(_updates(pairs)).mean(0), min(rank, pairs[0][0].shape[0]))
-
-
-# (factors of the experts, wins of the layer or None, rank for SVD, density) -> factors
-MERGES: dict[str, Callable[[list[Pair], torch.Tensor | None, int, float], Pair]] = {
-    "co-merge": _co_merge,
-    "mean": _mean,
-    "linear": _linear,
-    "svd": _svd,
-    "ties": _ties,
-    "dare-ties": _dare_ties,
-    "magnitude-prune": _magnitude_prune,
-}
 
 
 def merge(
@@ -98,7 +89,7 @@ def merge(
     density: float = 0.5,
     seed: int = 0,
 ) -> Factors:
-    """Merge experts by a strategy of MERGES. rank 0: n * r, exact where the strategy allows; else SVD to `rank`.
+    """Merge experts by a strategy of the registry. rank 0: n * r, exact where the strategy allows; else SVD to `rank`.
 
     One rank holds for all layers, so it is cut to the smallest layer's dimension where SVD is used.
     """
@@ -107,9 +98,9 @@ def merge(
     sizes = [(m, *experts[names[0]][m]) for m in modules]
     limit = min(min(a.shape[1], b.shape[0]) for _, a, b in sizes)
     full = min(rank or sum(experts[n][modules[0]][0].shape[0] for n in names), limit)
-    merged = {}
+    function, merged = resolve_name(f"safetydpo.merging.{STRATEGIES[strategy].function}"), {}
     for module in modules:
         pairs = [experts[name][module] for name in names]
-        a, b = MERGES[strategy](pairs, wins[module] if wins else None, full, density)
+        a, b = function(pairs, wins[module] if wins else None, full, density)
         merged[module] = truncate(b @ a, full) if rank and a.shape[0] > full else (a, b)
     return merged

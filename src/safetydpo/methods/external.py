@@ -5,8 +5,9 @@ from typing import Any
 
 from diffusers import UNet2DConditionModel
 
-from safetydpo.config.run import Model
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
+from safetydpo.methods.opening import Opening
 from safetydpo.models.pipeline import UNREADABLE, load_pipeline
 
 
@@ -40,3 +41,8 @@ def external_pipeline(model: Model, path: str) -> Any:
             )
     pipeline.unet = other.to(pipeline.unet.device)
     return pipeline
+
+
+def open_pipeline(opening: Opening) -> Any:
+    """The pipeline of the external model that the variant names."""
+    return external_pipeline(opening.model, opening.baselines.external(opening.variant).path)

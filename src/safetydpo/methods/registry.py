@@ -1,7 +1,9 @@
-"""What can render: the registry of methods, free of torch. `opening` makes the pipeline of a method."""
+"""What can render: every kind of method. Adding one is an entry of KINDS and a file beside this one.
 
-import json
-from pathlib import Path
+Free of torch: config and rules read it too. `opening` makes the pipeline of a method.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from safetydpo.errors import SafetyDPOError
@@ -9,49 +11,95 @@ from safetydpo.errors import SafetyDPOError
 # base-reseed is the base model on other seeds: the yardstick for distances between image sets.
 RESEED = 1_000_003
 SLD_PRESETS = ("weak", "medium", "strong", "max")
-ERASERS = ("esd-u", "esd-x", "uce")
-LORA_FILE, UNET_FILE = "pytorch_lora_weights.safetensors", "unet.safetensors"
+LORA, UNET = "pytorch_lora_weights.safetensors", "unet.safetensors"
+
+
+class Kind(NamedTuple):
+    """Methods of one kind.
+
+    `name` and `weights` may hold a `*`, which stands for one of `of`: names that the config has (of its categories,
+    strategies, externals, variants), or fixed ones.
+    """
+
+    name: str
+    opens: str  # opening -> pipeline, file:name in this room
+    of: str | tuple[str, ...] = ()
+    weights: str | None = None  # the file of the run that it renders with
+    aligned: bool = True  # False: the model as it is, with which the others are compared
+    tuned: bool = False  # whether the scale of its LoRA is tuned
+    seed_offset: int = 0
+    settings: tuple[str, ...] = ()  # keys of `baselines` that change how it renders
+    eraser: str | None = None  # erasure -> weights, file:name in the room baselines
+    erased_with: tuple[str, ...] = ()  # keys of `baselines` that change these weights
+    gradients: bool = True  # False: it acts while rendering, so that an attack cannot derive its error
+
+    def method(self, variant: str = "") -> "Method":
+        """The method of that variant: what `*` stands for."""
+        weights = self.weights and self.weights.replace("*", variant)
+        return Method(self, self.name.replace("*", variant), variant, weights)
 
 
 class Method(NamedTuple):
-    """How a method renders: by what kind of pipeline, from which file of the run, whether its LoRA scale is tuned."""
+    """One method: its kind, its name, what the `*` of the kind's name stands for, the file of the run it needs."""
 
-    kind: str
-    weights: str | None = None
-    tuned: bool = False
-    seed_offset: int = 0
-    variant: str = ""
+    kind: Kind
+    name: str
+    variant: str
+    weights: str | None
+
+
+def _eraser(name: str, file: str) -> Kind:
+    """A baseline that changes UNet weights; its settings are the section baselines.<file>."""
+    return Kind(
+        name,
+        "unet_weights:open_pipeline",
+        weights=f"baselines/{name}/{UNET}",
+        eraser=f"{file}:erase",
+        erased_with=("concepts", file),
+    )
+
+
+KINDS = (
+    Kind("base", "lora:open_pipeline", aligned=False),
+    Kind("base-reseed", "lora:open_pipeline", aligned=False, seed_offset=RESEED),
+    Kind("expert-*", "lora:open_pipeline", of="category", weights=f"experts/*/{LORA}"),
+    Kind("all-single", "lora:open_pipeline", weights=f"experts/all-single/{LORA}", tuned=True),
+    Kind("merged-*", "lora:open_pipeline", of="strategy", weights=f"merged/*/{LORA}", tuned=True),
+    Kind(
+        "negative-prompt", "negative_prompt:open_pipeline", settings=("sld_concept", "negative_prompt"), gradients=False
+    ),
+    Kind("sld-*", "sld:open_pipeline", of=SLD_PRESETS, settings=("sld_concept",), gradients=False),
+    _eraser("esd-u", "esd"),
+    _eraser("esd-x", "esd"),
+    _eraser("uce", "uce"),
+    Kind("external-*", "external:open_pipeline", of="name", settings=("externals",)),
+    Kind("ablation-*", "lora:open_pipeline", of="variant", weights=f"ablation/*/co-merge/{LORA}", tuned=True),
+)
+ERASERS = tuple(kind.name for kind in KINDS if kind.eraser)
+REFERENCES = tuple(kind.name for kind in KINDS if not kind.aligned)
+
+
+def method_names(known: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of all methods of a config, whose own names are `known`: category, strategy, name (external), variant."""
+    return [
+        kind.method(variant).name
+        for kind in KINDS
+        for variant in ([""] if "*" not in kind.name else known[kind.of] if isinstance(kind.of, str) else kind.of)
+    ]
 
 
 def method_of(name: str) -> Method:
     """The method of that name; SafetyDPOError lists what there is."""
-    match name.partition("-"):
-        case ("base", "", ""):
-            return Method("base")
-        case ("base", "-", "reseed"):
-            return Method("base", seed_offset=RESEED)
-        case ("all", "-", "single"):
-            return Method("lora", f"experts/all-single/{LORA_FILE}", tuned=True)
-        case ("expert", "-", category) if category:
-            return Method("lora", f"experts/{category}/{LORA_FILE}")
-        case ("merged", "-", strategy) if strategy:
-            return Method("lora", f"merged/{strategy}/{LORA_FILE}", tuned=True)
-        case ("ablation", "-", variant) if variant:
-            return Method("lora", f"ablation/{variant}/co-merge/{LORA_FILE}", tuned=True)
-        case ("negative", "-", "prompt"):
-            return Method("negative-prompt")
-        case ("sld", "-", preset) if preset in SLD_PRESETS:
-            return Method("sld", variant=preset)
-        case ("external", "-", other) if other:
-            return Method("external", variant=other)
-    if name in ERASERS:
-        return Method("unet", f"baselines/{name}/{UNET_FILE}", variant=name)
-    raise SafetyDPOError(
-        f"No method {name}: there are base, base-reseed, all-single, expert-<category>, merged-<strategy>, "
-        f"negative-prompt, sld-<{'|'.join(SLD_PRESETS)}>, {', '.join(ERASERS)}, external-<name>."
-    )
+    for kind in KINDS:
+        head, star, _ = kind.name.partition("*")
+        variant = name.removeprefix(head) if star and name.startswith(head) else ""
+        fixed = kind.of if isinstance(kind.of, tuple) else ()
+        if (star and variant and (not fixed or variant in fixed)) or (not star and name == kind.name):
+            return kind.method(variant)
+    there = ", ".join(_spelled(kind) for kind in KINDS)
+    raise SafetyDPOError(f"No method {name}: there are {there}.")
 
 
-def read_scale(path: Path | str | None) -> float:
-    """The LoRA scale that tuning chose; 1 for methods that are not tuned."""
-    return float(json.loads(Path(path).read_text())["scale"]) if path else 1.0
+def _spelled(kind: Kind) -> str:
+    """`expert-<category>`, `sld-<weak|medium|strong|max>`."""
+    return kind.name.replace("*", f"<{kind.of if isinstance(kind.of, str) else '|'.join(kind.of)}>")

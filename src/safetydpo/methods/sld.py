@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.methods.opening import Opening
+from safetydpo.models.pipeline import load_pipeline
 
 
 class Preset(NamedTuple):
@@ -116,3 +118,8 @@ class SafePipeline:
             raise SafetyDPOError("SLD changes classifier-free guidance: model.guidance_scale must be above 1.")
         self.unet.start(num_inference_steps)
         return self.pipeline(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, **kwargs)
+
+
+def open_pipeline(opening: Opening) -> SafePipeline:
+    """The target's pipeline with SLD; the variant is the preset."""
+    return SafePipeline(load_pipeline(opening.model), opening.variant, opening.baselines.safety_concept)

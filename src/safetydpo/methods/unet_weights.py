@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.methods.opening import Opening
+from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.files import read_safetensors
 
 
@@ -24,3 +26,10 @@ def put_weights(unet: Any, path: Path | str) -> None:
                 f"{path} is of another UNet: {name} has shape {tuple(value.shape)} there and is {has} in the model."
             )
         own[name].copy_(value)
+
+
+def open_pipeline(opening: Opening) -> Any:
+    """The target's pipeline with the weights that a baseline changed."""
+    pipeline = load_pipeline(opening.model)
+    put_weights(pipeline.unet, str(opening.weights))
+    return pipeline

@@ -3,7 +3,7 @@
 import pandas as pd
 import yaml
 
-from safetydpo.config.run import Train
+from safetydpo.config.training import Train
 
 LOSSES = {"dpo": "Diffusion-DPO", "sdpo": "Diffusion-SDPO", "sft": "supervised fine-tuning"}
 LOAD = """```python

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
 
-from safetydpo.config.run import Model
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.models.lora import misfit
 from safetydpo.running.devices import device_of

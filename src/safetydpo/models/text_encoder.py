@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from safetydpo.config.run import Model
+from safetydpo.config.model import Model
 from safetydpo.models.pipeline import load_pipeline
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from safetydpo.config.prompts import LLM
-from safetydpo.config.run import Category, Prompts
+from safetydpo.config.prompts import LLM, Category, Prompts
 from safetydpo.errors import SafetyDPOError
 from safetydpo.prompts.filters import refuses
 from safetydpo.prompts.instructions import Instructions

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from safetydpo.config.prompts import LLM
-from safetydpo.config.run import Category, Model, Prompts
+from safetydpo.config.model import Model
+from safetydpo.config.prompts import LLM, Category, Prompts
 from safetydpo.errors import SafetyDPOError
 from safetydpo.prompts.filters import Fits
 

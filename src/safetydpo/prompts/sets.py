@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from safetydpo.config.run import Benchmark, Preserve, Tune
+from safetydpo.config.evaluation import Benchmark, Tune
+from safetydpo.config.training import Preserve
 from safetydpo.demo.grammar import CONCEPTS, FORMS, HELD_OUT, OOD_FORMS, TRAINED, caption, scenes_in
 from safetydpo.demo.scenes import BENIGN, Scene
 from safetydpo.errors import SafetyDPOError

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from safetydpo.config.attacks import attack_benchmark
+from safetydpo.attacks.registry import attack_benchmark
 from safetydpo.config.run import Config
 from safetydpo.evaluation.statistics import bootstrap_mean
 from safetydpo.report.tables import Cell, Column, Table, build

@@ -13,7 +13,8 @@ import jinja2
 import pandas as pd
 import yaml
 
-from safetydpo.config.run import Config, read_config
+from safetydpo.config.loading import read_config
+from safetydpo.config.run import Config
 from safetydpo.errors import SafetyDPOError
 from safetydpo.report import attack_tables, figures, tables
 from safetydpo.report.tables import Table

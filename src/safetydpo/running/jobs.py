@@ -1,5 +1,6 @@
 """What every workflow script does around its one library call: a log file, and errors as one sentence."""
 
+import json
 import logging
 import os
 import platform
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from safetydpo.config.attacks import Attacks
-from safetydpo.config.run import MACHINE_KEYS, Judges, Model, Train
+from safetydpo.config.judges import Judges
+from safetydpo.config.model import Model
+from safetydpo.config.training import Train
+from safetydpo.config.versions import MACHINE_KEYS
 from safetydpo.errors import SafetyDPOError
 
 
@@ -64,6 +68,12 @@ def attacks_of(snakemake: Any) -> Attacks:
 def judges_of(snakemake: Any) -> Judges:
     """The judges section, with Q16's prompts as the run stored them."""
     return Judges(**snakemake.params.judges | {"q16_prompts": snakemake.input.q16})
+
+
+def scale_of(snakemake: Any) -> float:
+    """The LoRA scale that tuning chose; 1 for methods that are not tuned."""
+    path = snakemake.input.get("scale")
+    return float(json.loads(Path(path).read_text())["scale"]) if path else 1.0
 
 
 def _machine(snakemake: Any, section: str) -> dict[str, Any]:

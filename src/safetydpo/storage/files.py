@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
-from safetydpo.config.run import STAGE_VERSION
+from safetydpo.config.versions import STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
 
 if TYPE_CHECKING:

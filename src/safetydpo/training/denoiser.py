@@ -10,7 +10,8 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from safetydpo.config.run import Model, Train
+from safetydpo.config.model import Model
+from safetydpo.config.training import Train
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features
 from safetydpo.models.lora import Factors

@@ -3,7 +3,7 @@
 import torch
 from transformers.optimization import Adafactor
 
-from safetydpo.config.run import Train
+from safetydpo.config.training import Train
 
 
 def learning_rate(config: Train, processes: int = 1) -> float:

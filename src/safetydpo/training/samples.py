@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from safetydpo.config.run import Train
+from safetydpo.config.training import Train
 from safetydpo.features.sets import Features
 from safetydpo.storage.records import seed_of
 from safetydpo.training.denoiser import Denoiser, Noised

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from safetydpo.config.run import MACHINE_KEYS, STAGE_VERSION, Model, Train
+from safetydpo.config.model import Model
+from safetydpo.config.training import Train
+from safetydpo.config.versions import MACHINE_KEYS, STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features, read_features
 from safetydpo.models.cards import expert_card

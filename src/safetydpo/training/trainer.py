@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from diffusers.optimization import get_scheduler
 
-from safetydpo.config.run import Train
+from safetydpo.config.training import Train
 from safetydpo.errors import SafetyDPOError
 from safetydpo.running.interrupts import Interrupt
 from safetydpo.running.progress import progress

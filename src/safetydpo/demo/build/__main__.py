@@ -13,7 +13,7 @@ import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer
 
-from safetydpo.config.run import load_config
+from safetydpo.config.loading import load_config
 from safetydpo.demo.build import clip, data, detector_training, q16, quality, unet, vae
 from safetydpo.demo.build.fit import Schedule, rank_and_world
 

@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from safetydpo.config.run import Judges, Model
+from safetydpo.config.judges import Judges
+from safetydpo.config.model import Model
 from safetydpo.demo.build.data import random_scene
 from safetydpo.demo.build.detector_training import detector_accuracy
 from safetydpo.demo.detector import SceneDetector

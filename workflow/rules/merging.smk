@@ -1,5 +1,7 @@
 # Experts into one LoRA, and the LoRA scale of each method that has one, chosen on tuning prompts.
 
+from safetydpo.merging.registry import STRATEGIES
+
 
 rule coactivation:
     input:
@@ -35,7 +37,7 @@ rule merge_experts:
     input:
         experts=expand(f"{RUN}/experts/{{category}}/pytorch_lora_weights.safetensors", category=CATEGORIES),
         coactivation=lambda wildcards: (
-            f"{RUN}/merged/co-merge/coactivation.parquet" if wildcards.strategy == "co-merge" else []
+            f"{RUN}/merged/co-merge/coactivation.parquet" if STRATEGIES[wildcards.strategy].coactivation else []
         ),
     output:
         lora=f"{RUN}/merged/{{strategy}}/pytorch_lora_weights.safetensors",

@@ -1,0 +1,19 @@
+"""Which detectors can judge beside Q16. Adding one is an entry here and a file beside it; free of torch."""
+
+from typing import NamedTuple
+
+
+class Detector(NamedTuple):
+    """A judge of images: its class (file:name in this room), made as Judge(config, device), and what it has."""
+
+    judge: str
+    needs_path: bool = False  # judges.detector_path, the folder of its weights
+    categories: bool = False  # it sees which category an image is of
+    features: bool = False  # it has features, in which FID can be measured
+
+
+DETECTORS: dict[str, Detector | None] = {
+    "demo": Detector("scenes:Scenes", needs_path=True, categories=True, features=True),
+    "nudenet": Detector("nudenet:NudeNet"),
+    "none": None,  # Q16 judges alone
+}

@@ -1,0 +1,22 @@
+"""How experts can be merged. Adding a strategy is an entry here and a function in `strategies`; free of torch."""
+
+from typing import NamedTuple
+
+
+class Strategy(NamedTuple):
+    """Its function (file:name in this room), and whether it needs co-activation statistics of the experts."""
+
+    function: str
+    coactivation: bool = False
+
+
+# Each becomes the method merged-<name>.
+STRATEGIES = {
+    "co-merge": Strategy("strategies:co_merge", coactivation=True),
+    "mean": Strategy("strategies:mean"),
+    "linear": Strategy("strategies:linear"),
+    "svd": Strategy("strategies:svd"),
+    "ties": Strategy("strategies:ties"),
+    "dare-ties": Strategy("strategies:dare_ties"),
+    "magnitude-prune": Strategy("strategies:magnitude_prune"),
+}
