@@ -20,8 +20,8 @@ from safetydpo.attacks.stage import write_attack
 from safetydpo.config.loading import load_config
 from safetydpo.config.run import Config
 from safetydpo.images.stage import render_prompts
-from safetydpo.prompts.sets import write_benchmark
-from safetydpo.prompts.stage import Request, write_pairs
+from safetydpo.prompts.request import Request
+from safetydpo.prompts.stage import write_benchmark, write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 

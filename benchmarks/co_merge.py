@@ -20,7 +20,7 @@ import torch
 from safetydpo.config.loading import read_config
 from safetydpo.config.run import Config
 from safetydpo.evaluation.scoring import METRICS
-from safetydpo.evaluation.tune import judged, tune
+from safetydpo.evaluation.tune import judged
 from safetydpo.judges.eyes import Eyes
 from safetydpo.merging.coactivation import Wins, activations, wins_of
 from safetydpo.merging.stage import calibration_inputs
@@ -148,7 +148,7 @@ def measure(run: Path, config: Config, name: str, lora: Factors, agreement: floa
     with tempfile.TemporaryDirectory() as folder:
         save_factors(lora, folder, {})
         curve, chosen = f"{folder}/curve.parquet", f"{folder}/scale.json"
-        tune(run / "tuning/prompts.parquet", folder, config.model, config.judges, scales, curve, chosen)
+        tune_scale(run / "tuning/prompts.parquet", folder, config.model, config.judges, scales, curve, chosen)
         best = read_parquet(curve).query("chosen").iloc[0]
         row = {"run": run.name, "variant": name, "scale": best.scale, "tuning_ip": best.ip, "agreement": agreement}
         for benchmark in ("test", "benign"):

@@ -26,7 +26,7 @@ from safetydpo.demo.scenes import draw
 from safetydpo.evaluation.scoring import BATCH, look_at
 from safetydpo.evaluation.stage import write_scores
 from safetydpo.judges.eyes import Eyes
-from safetydpo.prompts.sets import write_benchmark
+from safetydpo.prompts.stage import write_benchmark
 from safetydpo.running.devices import device_of
 from safetydpo.storage.files import read_parquet, write_parquet, write_safetensors
 from safetydpo.storage.images import png, unpng

@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def write(url: str, count: int, concurrency: int, folder: str) -> dict[str, float]:
     """Run the stage for one category; its pairs, requests, seconds of asking and of all, and peak memory in MB."""
     from safetydpo.config.prompts import Category, Prompts
-    from safetydpo.prompts.stage import Request, write_concepts, write_pairs
+    from safetydpo.prompts.request import Request
+    from safetydpo.prompts.stage import write_concepts, write_pairs
     from safetydpo.storage.files import read_parquet
 
     begin, path = time.perf_counter(), Path(folder)

@@ -8,7 +8,8 @@ from chat_server import Answer, ChatServer, author
 from snakes import ROOT
 
 from safetydpo.config.prompts import Category, Prompts
-from safetydpo.prompts.stage import Request, write_concepts, write_pairs
+from safetydpo.prompts.request import Request
+from safetydpo.prompts.stage import write_concepts, write_pairs
 from safetydpo.storage.files import read_parquet
 
 SHIPPED = {"instructions": str(ROOT / "config/instructions"), "concepts": str(ROOT / "config/concepts")}

@@ -12,12 +12,12 @@ from safetydpo.config.loading import load_config
 from safetydpo.config.prompts import Category, Prompts
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features
-from safetydpo.judges.eyes import read_q16_prompts
+from safetydpo.judges.q16 import read_q16_prompts
 from safetydpo.merging.strategies import merge
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
-from safetydpo.prompts.sets import write_benchmark, write_tuning
-from safetydpo.prompts.stage import Request, write_pairs
+from safetydpo.prompts.request import Request
+from safetydpo.prompts.stage import write_benchmark, write_pairs, write_tuning
 from safetydpo.storage.files import read_parquet, write_parquet
 from safetydpo.storage.records import seed_of
 from safetydpo.training.denoiser import Denoiser

@@ -14,7 +14,7 @@ from tiny import make_pipeline
 from safetydpo.cli import inference_main, scores_main
 from safetydpo.demo.scenes import Scene, draw
 from safetydpo.evaluation.statistics import fid
-from safetydpo.judges.eyes import ClipEyes
+from safetydpo.judges.clip import ClipEyes
 from safetydpo.models.pipeline import load_pipeline
 
 DEMO = ROOT / "resources/demo"

@@ -15,8 +15,9 @@ from safetydpo.features.sets import read_features
 from safetydpo.features.stage import write_features
 from safetydpo.images.stage import render_pairs
 from safetydpo.merging.stage import merge_experts, write_coactivation
-from safetydpo.models.pipeline import check_model, load_pipeline, load_unet
+from safetydpo.models.pipeline import load_pipeline, load_unet
 from safetydpo.models.prediction import prediction_of
+from safetydpo.models.stage import check_model
 from safetydpo.storage.files import read_parquet, write_parquet
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import PAIR_ROLES

@@ -15,8 +15,10 @@ from safetydpo.demo.grammar import ALL_SCENES
 from safetydpo.demo.scenes import Scene, draw
 from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation.scoring import same_layout
-from safetydpo.judges.detectors import NudeNet
-from safetydpo.judges.eyes import Q16, Eyes, check_judges, read_q16_prompts
+from safetydpo.judges.eyes import Eyes
+from safetydpo.judges.nudenet import NudeNet
+from safetydpo.judges.q16 import Q16, read_q16_prompts
+from safetydpo.judges.stage import check_judges
 from safetydpo.running.devices import device_of
 
 DEMO = ROOT / "resources/demo"
@@ -127,7 +129,7 @@ def test_nudenet_looks_at_a_neutral_image_and_finds_nothing():
 
 
 def test_nudenets_two_classes_are_inappropriate_and_no_others(monkeypatch):
-    judge, given = NudeNet(), []
+    judge, given = NudeNet(None, torch.device("cpu")), []
 
     def detect_batch(images, batch_size):
         given.extend(images)
@@ -146,4 +148,4 @@ def test_nudenets_two_classes_are_inappropriate_and_no_others(monkeypatch):
 def test_a_missing_nudenet_is_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "nudenet", None)
     with pytest.raises(SafetyDPOError, match=r"nudenet, which is not installed: pip install 'safetydpo\[nudenet\]'"):
-        NudeNet()
+        NudeNet(None, torch.device("cpu"))

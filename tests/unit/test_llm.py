@@ -18,8 +18,8 @@ from snakes import ROOT
 
 from safetydpo.config.prompts import Category
 from safetydpo.errors import SafetyDPOError
+from safetydpo.llm.server import Pace
 from safetydpo.prompts.concepts import read_concepts
-from safetydpo.prompts.server import Pace
 from safetydpo.prompts.stage import write_concepts
 from safetydpo.storage.files import read_parquet
 
@@ -114,7 +114,7 @@ def test_a_pace_spreads_amounts_evenly(monkeypatch):
         async def sleep(seconds):
             waits.append(seconds)
 
-        monkeypatch.setattr("safetydpo.prompts.server.asyncio.sleep", sleep)
+        monkeypatch.setattr("safetydpo.llm.server.asyncio.sleep", sleep)
         pace = Pace(120)  # one each half second
         for amount in (1, 1, 4):
             await pace.wait(amount)

@@ -11,8 +11,8 @@ from safetydpo.config.prompts import Category, Prompts
 from safetydpo.config.training import Preserve
 from safetydpo.demo.grammar import CONCEPTS
 from safetydpo.errors import SafetyDPOError
-from safetydpo.prompts.sets import write_benchmark, write_retain, write_tuning
-from safetydpo.prompts.stage import Request, write_pairs
+from safetydpo.prompts.request import Request
+from safetydpo.prompts.stage import write_benchmark, write_pairs, write_retain, write_tuning
 from safetydpo.storage.files import read_parquet, write_parquet
 
 FAMILIES = ["ring", "cross", "grid"]

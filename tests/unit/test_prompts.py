@@ -10,8 +10,8 @@ from safetydpo.config.prompts import Category, Prompts
 from safetydpo.config.training import Preserve
 from safetydpo.demo.grammar import HELD_OUT, TRAINED, scenes_in
 from safetydpo.errors import SafetyDPOError
-from safetydpo.prompts.sets import write_benchmark, write_retain, write_tuning
-from safetydpo.prompts.stage import Request, write_pairs
+from safetydpo.prompts.request import Request
+from safetydpo.prompts.stage import write_benchmark, write_pairs, write_retain, write_tuning
 from safetydpo.storage.files import read_parquet
 from safetydpo.storage.records import category_id, seed_of, shard_slice
 

@@ -11,7 +11,9 @@ from transformers import CLIPModel
 from safetydpo.config.judges import Judges
 from safetydpo.demo.build.clip import clip_config, save_clip, train_tokenizer
 from safetydpo.errors import SafetyDPOError
-from safetydpo.judges.eyes import ClipEyes, Eyes, read_q16_prompts
+from safetydpo.judges.clip import ClipEyes
+from safetydpo.judges.eyes import Eyes
+from safetydpo.judges.q16 import read_q16_prompts
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,8 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import read_features
 from safetydpo.features.stage import write_features
 from safetydpo.images.stage import read_pairs
-from safetydpo.prompts.stage import Request, write_pairs
+from safetydpo.prompts.request import Request
+from safetydpo.prompts.stage import write_pairs
 from safetydpo.storage.files import read_parquet
 from safetydpo.storage.images import unpng
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.evaluation.metrics import distances, summarise
 from safetydpo.evaluation.scoring import METRICS, Base, look_at
-from safetydpo.evaluation.stage import distances, summarise, write_metrics
+from safetydpo.evaluation.stage import write_metrics
 from safetydpo.storage.files import read_parquet, write_parquet
 from safetydpo.storage.images import png
 

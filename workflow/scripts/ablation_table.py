@@ -3,7 +3,7 @@ from pathlib import Path
 from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.evaluation.stage import write_ablation
+    from safetydpo.report.stage import write_ablation
 
     p, folder = snakemake.params, Path(snakemake.output[0]).parent
     scores = dict(zip(map(tuple, p.cells), snakemake.input, strict=True))

@@ -2,7 +2,7 @@ from safetydpo.config.evaluation import Benchmark
 from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.prompts.sets import write_benchmark
+    from safetydpo.prompts.stage import write_benchmark
 
     p = snakemake.params
     write_benchmark(Benchmark(**p.benchmark), p.n, p.categories, p.seed, snakemake.output[0], snakemake.input.pairs)

@@ -2,6 +2,6 @@ from safetydpo.config.judges import Judges
 from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.judges.eyes import check_judges
+    from safetydpo.judges.stage import check_judges
 
     check_judges(Judges(**snakemake.params.judges), snakemake.output.judges, snakemake.output.q16)

@@ -1,6 +1,6 @@
 from safetydpo.running.jobs import job, model_of
 
 with job(snakemake):
-    from safetydpo.models.pipeline import check_model
+    from safetydpo.models.stage import check_model
 
     check_model(model_of(snakemake), snakemake.output[0])

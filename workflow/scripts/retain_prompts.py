@@ -2,6 +2,6 @@ from safetydpo.config.training import Preserve
 from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.prompts.sets import write_retain
+    from safetydpo.prompts.stage import write_retain
 
     write_retain(Preserve(**snakemake.params.preserve), snakemake.params.seed, snakemake.output[0])

@@ -4,7 +4,9 @@ from safetydpo.config.evaluation import Tune
 from safetydpo.running.jobs import job, judges_of, model_of
 
 with job(snakemake):
-    from safetydpo.evaluation.tune import tune
+    from safetydpo.evaluation.stage import tune_scale
 
     i, o, p = snakemake.input, snakemake.output, snakemake.params
-    tune(i.prompts, Path(i.lora).parent, model_of(snakemake), judges_of(snakemake), Tune(**p.tune), o.curve, o.scale)
+    tune_scale(
+        i.prompts, Path(i.lora).parent, model_of(snakemake), judges_of(snakemake), Tune(**p.tune), o.curve, o.scale
+    )

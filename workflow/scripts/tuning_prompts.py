@@ -2,7 +2,7 @@ from safetydpo.config.evaluation import Tune
 from safetydpo.running.jobs import job
 
 with job(snakemake):
-    from safetydpo.prompts.sets import write_tuning
+    from safetydpo.prompts.stage import write_tuning
 
     p = snakemake.params
     write_tuning(Tune(**p.tune), p.categories, p.seed, snakemake.output[0])

@@ -11,7 +11,7 @@ from safetydpo.baselines.erasure import Erasure
 from safetydpo.config.baselines import Esd
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.pipeline import encode_prompts
+from safetydpo.models.text_encoder import encode_prompts
 from safetydpo.running.progress import progress
 from safetydpo.storage.checkpoints import Checkpoints
 from safetydpo.storage.records import seed_of

@@ -6,7 +6,7 @@ import torch
 
 from safetydpo.baselines.erasure import Erasure
 from safetydpo.config.baselines import Uce
-from safetydpo.models.pipeline import encode_prompts
+from safetydpo.models.text_encoder import encode_prompts
 
 
 def edited(

@@ -11,14 +11,18 @@ from PIL import Image
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation.statistics import bootstrap_mean, frechet_distance, moments
-from safetydpo.judges.detectors import NudeNet
-from safetydpo.judges.eyes import Q16, ClipEyes
+from safetydpo.judges.clip import ClipEyes
+from safetydpo.judges.detector import detector_of
 from safetydpo.judges.inception import Inception
+from safetydpo.judges.q16 import Q16
+from safetydpo.judges.registry import DETECTORS
 from safetydpo.running.devices import device_of
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import read_rows
 
 RESAMPLES = 2000
+# Detectors that need no folder of weights.
+DETECTORS_AT_HAND = [name for name, known in DETECTORS.items() if not (known and known.needs_path)]
 METRICS = {"inpro": "inpro", "ip": "inpro", "fid": "fid", "clip": "clip"}
 
 
@@ -41,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--clip_model", default="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", help="CLIP of CLIPScore")
     parser.add_argument("--q16_clip", default="openai/clip-vit-large-patch14", help="CLIP of Q16")
     parser.add_argument("--q16_prompts", default="data/prompts.p", help="Q16's prompts.p, or safetensors")
-    parser.add_argument("--detector", default="nudenet", choices=["nudenet", "none"], help="second judge of inpro")
+    parser.add_argument("--detector", default="nudenet", choices=DETECTORS_AT_HAND, help="second judge of inpro")
     return parser
 
 
@@ -90,7 +94,7 @@ def inappropriate(folder: Folder, args: argparse.Namespace, device: torch.device
     """Image name -> 1 where Q16 or the detector calls it inappropriate."""
     known = read_q16_csv(args.reference) if args.reference else None
     q16 = None if known is not None else Q16(ClipEyes(args.q16_clip, device), args.q16_prompts)
-    detector = NudeNet() if args.detector == "nudenet" else None
+    detector = detector_of(args.detector, None, device)
     if known is not None and (missing := set(folder.names) - set(known)):
         raise SafetyDPOError(f"{args.reference} has no row of {min(missing)}, which is in {folder.path}.")
     values = {}

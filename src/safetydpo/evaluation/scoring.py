@@ -17,6 +17,8 @@ from safetydpo.storage.images import unpng
 
 BATCH = 64  # images that the judges look at together
 ATTRIBUTES = ("colour", "shape", "field")
+# Columns of a scores file that hold a vector an image.
+VECTORS = ("embedding", "features")
 
 
 def _share_right(row: dict[str, Any], expected: dict[str, str], names: Sequence[str]) -> float | None:

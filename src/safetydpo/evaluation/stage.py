@@ -1,35 +1,60 @@
-"""Stage 6: judges look at a method's images on a benchmark; metrics over them go into one long table."""
+"""Stage 6: the LoRA scale of each method; judges look at its images on a benchmark; metrics in one long table."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from safetydpo.config.evaluation import Tune
 from safetydpo.config.judges import Judges
-from safetydpo.evaluation.scoring import BATCH, METRICS, Base, look_at
-from safetydpo.evaluation.statistics import bootstrap_distance, bootstrap_mean, cmmd, fid, kid
+from safetydpo.config.model import Model
+from safetydpo.evaluation.metrics import distances, read_scores, summarise
+from safetydpo.evaluation.scoring import BATCH, VECTORS, Base, look_at
+from safetydpo.evaluation.tune import choose_scale, curve_row, judged
 from safetydpo.judges.eyes import Eyes
-from safetydpo.report.tables import SHOWN, Column, build
 from safetydpo.running.devices import device_of
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import (
-    columns_of,
     made_by,
     read_batches,
     read_parquet,
     rows_in,
     write_batches,
     write_parquet,
+    write_text,
 )
 
-# Columns of a scores file that hold a vector an image.
-VECTORS = ("embedding", "features")
 TYPES = {"flagged": pa.bool_(), "seed": pa.int64()}
-# distance between two methods' images -> (function, column it is measured in)
-DISTANCES = {"fid": (fid, "features"), "kid": (kid, "features"), "cmmd": (cmmd, "embedding")}
+
+
+def tune_scale(
+    prompts: Path | str,
+    lora: Path | str,
+    model: Model,
+    judges: Judges,
+    config: Tune,
+    curve_out: Path | str,
+    scale_out: Path | str,
+) -> None:
+    """Render and judge the tuning prompts at every scale; write the curve (a row a scale) and the chosen scale."""
+    scales = sorted(config.scales)
+    if len(scales) == 1:
+        curve = pd.DataFrame([{"scale": scales[0]}])
+        chosen = scales[0]
+    else:
+        rows, table = read_parquet(prompts), []
+        eyes = Eyes(judges, device_of(model.device))
+        for scale in scales:
+            table.append(curve_row(judged(rows, lora, scale, model, eyes), scale))
+            print(table[-1])
+        curve = pd.DataFrame(table)
+        chosen = choose_scale(curve, config.max_ip)
+    header = made_by("tune", config=config.model_dump(), lora=str(lora))
+    write_parquet(curve.assign(chosen=curve.scale == chosen), curve_out, header)
+    write_text(json.dumps({"scale": chosen}) + "\n", scale_out)
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -70,35 +95,6 @@ def write_scores(
     print(f"{count} images, {scores.flagged.mean():.3f} flagged, CLIPScore {scores.clip_score.mean():.2f}")
 
 
-def read_scores(path: Path | str) -> pd.DataFrame:
-    """A scores file without its vectors."""
-    return read_parquet(path, [name for name in columns_of(path) if name not in VECTORS])
-
-
-def summarise(scores: pd.DataFrame, resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Metric rows of one scores table: all images together (`all`) and by category, of which a prompt may have more."""
-    rows = []
-    each = scores.assign(category=scores.category.str.split("|")).explode("category")
-    groups = [("all", scores), *each.groupby("category")]
-    for category, part in groups:
-        for metric, values_of in METRICS.items():
-            values = values_of(part)
-            if values is None or values.isna().all():
-                continue
-            estimate = bootstrap_mean(values.dropna().to_numpy(float), resamples, seed)
-            rows.append({"category": category, "metric": metric, **estimate._asdict()})
-    return rows
-
-
-def distances(scores: pd.DataFrame, reference: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    """FID, KID and CMMD of a method's images from the reference method's on the same benchmark."""
-    rows = []
-    for metric, (distance, column) in DISTANCES.items():
-        x, y = (np.stack(list(frame[column])).astype(np.float32) for frame in (scores, reference))
-        rows.append({"category": "all", "metric": metric, **bootstrap_distance(distance, x, y, seed)._asdict()})
-    return rows
-
-
 def write_metrics(
     scores: dict[tuple[str, str], str],
     kinds: dict[str, str],
@@ -120,21 +116,3 @@ def write_metrics(
             found += distances(read_parquet(path, list(VECTORS)), read_parquet(reference, list(VECTORS)), seed)
         rows += [{"method": method, "benchmark": benchmark, **row, "seed": seed} for row in found]
     write_parquet(pd.DataFrame(rows), out, made_by("metrics", bootstrap=resamples, fid_reference=fid_reference))
-
-
-def write_ablation(
-    study: str, scores: dict[tuple[str, str], str], kinds: dict[str, str], resamples: int, seed: int, folder: Path
-) -> None:
-    """Write the table of an ablation, tables/ablation-<study>.*, from the scores of its cells (method, benchmark)."""
-    rows = []
-    for (method, benchmark), path in scores.items():
-        found = summarise(read_scores(path), resamples, seed)
-        rows += [{"method": method, "benchmark": benchmark, **row} for row in found]
-    methods, benchmarks = (list(dict.fromkeys(names)) for names in zip(*scores, strict=True))
-    columns = [
-        Column(f"{label} ({b})", b, "all", metric, better, digits)
-        for b in benchmarks
-        for metric, label, better, digits in SHOWN[kinds[b]]
-    ]
-    note = "Each at the LoRA scale that tuning chose. Best bold, second underlined."
-    build(f"ablation-{study}", f"Ablation: {study}", note, pd.DataFrame(rows), methods, columns).write(folder)

@@ -1,20 +1,15 @@
 """The LoRA scale of a method: tried on tuning prompts, which are neither trained on nor reported."""
 
-import json
 from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
-from safetydpo.config.evaluation import Tune
-from safetydpo.config.judges import Judges
 from safetydpo.config.model import Model
 from safetydpo.evaluation.scoring import BATCH, METRICS, look_at
 from safetydpo.judges.eyes import Eyes
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
-from safetydpo.running.devices import device_of
-from safetydpo.storage.files import made_by, read_parquet, write_parquet, write_text
 from safetydpo.storage.images import png
 
 
@@ -31,7 +26,7 @@ def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
     return float(max(rows, key=lambda row: row["kept"] - row["ip"])["scale"])
 
 
-def _curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
+def curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
     """Metrics at a scale. `kept`, 0 to 1, is what survives: the mean of attributes right on unsafe prompts and benign
     marks right; where no detector knows them, CLIPScore of benign prompts / 100.
     """
@@ -55,30 +50,3 @@ def judged(rows: pd.DataFrame, lora: Path | str, scale: float, model: Model, eye
     cells = rows.join(pd.Series([png(pixels) for pixels in images], name="image"))
     batches = (cells[i : i + BATCH] for i in range(0, len(cells), BATCH))
     return pd.DataFrame(list(chain.from_iterable(look_at(eyes, batches, rows))))
-
-
-def tune(
-    prompts: Path | str,
-    lora: Path | str,
-    model: Model,
-    judges: Judges,
-    config: Tune,
-    curve_out: Path | str,
-    scale_out: Path | str,
-) -> None:
-    """Render and judge the tuning prompts at every scale; write the curve (a row a scale) and the chosen scale."""
-    scales = sorted(config.scales)
-    if len(scales) == 1:
-        curve = pd.DataFrame([{"scale": scales[0]}])
-        chosen = scales[0]
-    else:
-        rows, table = read_parquet(prompts), []
-        eyes = Eyes(judges, device_of(model.device))
-        for scale in scales:
-            table.append(_curve_row(judged(rows, lora, scale, model, eyes), scale))
-            print(table[-1])
-        curve = pd.DataFrame(table)
-        chosen = choose_scale(curve, config.max_ip)
-    header = made_by("tune", config=config.model_dump(), lora=str(lora))
-    write_parquet(curve.assign(chosen=curve.scale == chosen), curve_out, header)
-    write_text(json.dumps({"scale": chosen}) + "\n", scale_out)

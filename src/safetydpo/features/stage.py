@@ -17,7 +17,8 @@ import torch
 
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.pipeline import encode_prompts, load_pipeline
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.text_encoder import encode_prompts
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import made_by, read_parquet, write_safetensors
 from safetydpo.storage.images import unpng

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Detector(NamedTuple):
-    """A judge of images: its class (file:name in this room), made as Judge(config, device), and what it has."""
+    """A judge of images: its class (file:name in this room), made with detector_path and device; and what it has."""
 
     judge: str
     needs_path: bool = False  # judges.detector_path, the folder of its weights

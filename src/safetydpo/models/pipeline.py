@@ -3,7 +3,6 @@
 What a model is stands in its own `model_index.json`, scheduler and VAE configs; its name says nothing.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.models.lora import misfit
 from safetydpo.running.devices import device_of
-from safetydpo.storage.files import write_text
 
 # What the libraries raise for a folder or a file that is damaged, incomplete or of a kind they do not know.
 UNREADABLE = (OSError, ValueError, TypeError, AttributeError, NotImplementedError, SafetensorError)
@@ -30,26 +28,6 @@ class UNetParts(NamedTuple):
     scheduler_config: dict[str, Any]
     scaling_factor: float
     shift_factor: float
-
-
-def check_model(config: Model, out: Path | str) -> None:
-    """Find the model (or download it, when the hub is in reach) and write what it is, before anything expensive.
-
-    Raises SafetyDPOError when it is not to be had, or is of a kind that this workflow cannot train.
-    """
-    from safetydpo.models.prediction import prediction_of
-
-    pipeline = load_pipeline(config.model_copy(update={"device": "cpu"}))  # this job may run on a login node
-    unet, _ = pipeline.unet, prediction_of(pipeline.scheduler.config, config.id)
-    facts = {
-        "id": config.id,
-        "pipeline": type(pipeline).__name__,
-        "prediction_type": pipeline.scheduler.config.prediction_type,
-        "unet_parameters": unet.num_parameters(),
-        "latent_channels": unet.config.in_channels,
-    }
-    write_text(json.dumps(facts, indent=1) + "\n", out)
-    print(facts)
 
 
 def _index(config: Model) -> dict[str, Any]:
@@ -143,20 +121,3 @@ def _fuse(pipeline: Any, path: Path, scale: float) -> None:
         raise SafetyDPOError(f"The LoRA in {file.parent} does not fit the model ({reason}).") from None
     pipeline.fuse_lora(lora_scale=scale)
     pipeline.unload_lora_weights()
-
-
-@torch.no_grad()
-def encode_prompts(pipeline: Any, prompts: list[str], batch_size: int = 64) -> dict[str, torch.Tensor]:
-    """Text embeddings as the UNet takes them: encoder_hidden_states (n, tokens, d), on SDXL also text_embeds (n, d)."""
-    parts: dict[str, list[torch.Tensor]] = {}
-    for start in range(0, len(prompts), batch_size):
-        encoded = pipeline.encode_prompt(
-            prompts[start : start + batch_size],
-            device=pipeline.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
-        parts.setdefault("encoder_hidden_states", []).append(encoded[0].float().cpu())
-        if len(encoded) == 4:
-            parts.setdefault("text_embeds", []).append(encoded[2].float().cpu())
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}

@@ -1,4 +1,4 @@
-"""The target model's own view of a prompt: whether it fits the text window, and how near two prompts are."""
+"""The target model's text encoders: prompts as its UNet takes them, whether one fits the window, how near two are."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,23 @@ import torch
 
 from safetydpo.config.model import Model
 from safetydpo.models.pipeline import load_pipeline
+
+
+@torch.no_grad()
+def encode_prompts(pipeline: Any, prompts: list[str], batch_size: int = 64) -> dict[str, torch.Tensor]:
+    """Text embeddings as the UNet takes them: encoder_hidden_states (n, tokens, d), on SDXL also text_embeds (n, d)."""
+    parts: dict[str, list[torch.Tensor]] = {}
+    for start in range(0, len(prompts), batch_size):
+        encoded = pipeline.encode_prompt(
+            prompts[start : start + batch_size],
+            device=pipeline.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        parts.setdefault("encoder_hidden_states", []).append(encoded[0].float().cpu())
+        if len(encoded) == 4:
+            parts.setdefault("text_embeds", []).append(encoded[2].float().cpu())
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
 class TextEncoder:

@@ -9,11 +9,11 @@ import yaml
 
 from safetydpo.config.prompts import LLM, Category, Prompts
 from safetydpo.errors import SafetyDPOError
-from safetydpo.prompts.filters import refuses
+from safetydpo.llm.journal import Journal, spent_in
+from safetydpo.llm.replies import refuses
+from safetydpo.llm.server import OutOfBudgetError, Server
 from safetydpo.prompts.instructions import Instructions
-from safetydpo.prompts.journal import Journal, spent_in
-from safetydpo.prompts.server import OutOfBudgetError, Server
-from safetydpo.storage.files import made_by, read_parquet, write_parquet
+from safetydpo.storage.files import read_parquet
 from safetydpo.storage.locks import alone
 from safetydpo.storage.records import plain
 
@@ -46,8 +46,8 @@ def concept_file(category: str, llm: LLM) -> tuple[str, list[str]]:
     return " ".join(description.split()), concepts
 
 
-def write_concepts(category: Category, config: Prompts, journals: Path | str, out: Path | str) -> None:
-    """Write the concepts of a category (category, concept, source), in a Parquet that a person may edit.
+def concepts_of(category: Category, config: Prompts, journals: Path | str) -> tuple[pd.DataFrame, str]:
+    """The concepts of a category (category, concept, source), and its description.
 
     Raises SafetyDPOError when there are none, or the server fails.
     """
@@ -66,9 +66,7 @@ def write_concepts(category: Category, config: Prompts, journals: Path | str, ou
             asked = asyncio.run(_proposed(category.name, description, known, config, Path(journals)))
         known += [(concept, "llm") for concept in asked]
     rows = [{"category": category.name, "concept": concept, "source": source} for concept, source in known]
-    table = pd.DataFrame(rows).drop_duplicates("concept")
-    write_parquet(table, out, made_by("prompts", category=category.model_dump(), description=description))
-    print(f"{category.name}: {len(table)} concepts, {sum(table.source == 'llm')} of them from the language model")
+    return pd.DataFrame(rows).drop_duplicates("concept"), description
 
 
 def read_concepts(path: Path | str) -> list[str]:

@@ -1,8 +1,11 @@
 """Why a prompt pair is not used: every fault has a short name, which the rejected files and the counts carry."""
 
-import re
-from collections.abc import Callable
+import pandas as pd
 
+from safetydpo.errors import SafetyDPOError
+from safetydpo.llm.replies import refuses
+from safetydpo.prompts.request import Fits, Request
+from safetydpo.storage.files import read_rows
 from safetydpo.storage.records import plain
 
 # fault -> what it means, in the words of the docs and the report.
@@ -25,19 +28,6 @@ FAULTS = {
     "no preference": "label_0 says neither that the first image is preferred nor the second",
 }
 
-Fits = Callable[[str], bool]
-
-_REFUSAL = re.compile(
-    r"^\W*(i['’]?m (very |so )?sorry|i am sorry|sorry,|i can(no|['’])?t|i can not|i['’]m (not able|unable)"
-    r"|i am (not able|unable)|i won['’]?t|i will not|i must decline|as an ai|unfortunately, i)\b",
-    re.IGNORECASE,
-)
-
-
-def refuses(text: str) -> bool:
-    """Whether a text opens as a refusal does."""
-    return bool(_REFUSAL.match(text))
-
 
 def prompt_fault(prompt: str, fits: Fits | None = None) -> str:
     """What is wrong with one prompt by itself; "" if nothing is."""
@@ -59,3 +49,29 @@ def pair_fault(concept: str, unsafe_prompt: str, safe_prompt: str, fits: Fits | 
     if plain(concept) and f" {plain(concept)} " in f" {plain(safe_prompt)} ":
         return "concept kept"
     return ""
+
+
+def mark_faults(found: pd.DataFrame, request: Request) -> None:
+    """Mark pairs that a file has but training cannot use; one whose source brings images needs no safe prompt."""
+    faults, images = [], request.config.brings_images
+    again = found[["unsafe_prompt", "safe_prompt"]].duplicated() & (not images)
+    for fault, unsafe, safe, seen in zip(found.fault, found.unsafe_prompt, found.safe_prompt, again, strict=True):
+        own = [prompt_fault(prompt, request.fits) for prompt in ([unsafe] if images else [unsafe, safe])]
+        own = [reason for reason in own if reason not in ("", "refusal")]  # a person's prompt may say "sorry"
+        faults.append(fault or (own and own[0]) or ("same" if unsafe == safe else "duplicate" if seen else ""))
+    found["fault"] = faults
+    if request.config.min_similarity is not None and request.encoder:
+        good = found.index[found.fault == ""]
+        cosine = request.encoder.similarity(list(found.unsafe_prompt[good]), list(found.safe_prompt[good]))
+        found.loc[good, "similarity"] = cosine
+        found.loc[good[cosine < request.config.min_similarity], "fault"] = "too far"
+
+
+def leaks(found: pd.DataFrame, test_path: str | None) -> pd.Series:
+    """Whether each unsafe prompt occurs, word for word, among the prompts of a test file."""
+    if not test_path:
+        return pd.Series(False, index=found.index)
+    rows = read_rows(test_path)
+    if "prompt" not in rows:
+        raise SafetyDPOError(f"{test_path} has no column `prompt`; it has {', '.join(rows.columns)}.")
+    return found.unsafe_prompt.str.strip().isin(set(rows.prompt.str.strip()))

@@ -11,12 +11,12 @@ import pandas as pd
 
 from safetydpo.config.prompts import LLM
 from safetydpo.errors import SafetyDPOError
+from safetydpo.llm.journal import Journal, spent_in, tokens_of
+from safetydpo.llm.server import OutOfBudgetError, Server
 from safetydpo.prompts.concepts import concept_file, read_concepts
 from safetydpo.prompts.filters import pair_fault, prompt_fault
 from safetydpo.prompts.instructions import Instructions
-from safetydpo.prompts.journal import Journal, spent_in, tokens_of
 from safetydpo.prompts.request import COLUMNS, Request
-from safetydpo.prompts.server import OutOfBudgetError, Server
 from safetydpo.running.progress import progress
 from safetydpo.storage.locks import alone
 from safetydpo.storage.records import plain

@@ -1,5 +1,6 @@
 """What a prompt source gets and gives."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,11 +10,11 @@ import pandas as pd
 from safetydpo.config.model import Model
 from safetydpo.config.prompts import LLM, Category, Prompts
 from safetydpo.errors import SafetyDPOError
-from safetydpo.prompts.filters import Fits
 
 if TYPE_CHECKING:
     from safetydpo.models.text_encoder import TextEncoder
 
+Fits = Callable[[str], bool]  # whether the model's text window holds a prompt
 # A source's table: a pair a row, in the order to use them; `fault` is "" where the pair may be used.
 COLUMNS = ["concept", "unsafe_prompt", "safe_prompt", "fault", "detail", "similarity"]
 

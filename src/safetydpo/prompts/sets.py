@@ -4,132 +4,19 @@ A set is a Parquet with prompt_id, prompt, category, kind (unsafe | safe | benig
 with the attributes that a detector should see, where the source knows them (the demo world does).
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from safetydpo.config.evaluation import Benchmark, Tune
-from safetydpo.config.training import Preserve
-from safetydpo.demo.grammar import CONCEPTS, FORMS, HELD_OUT, OOD_FORMS, TRAINED, caption, scenes_in
-from safetydpo.demo.scenes import BENIGN, Scene
 from safetydpo.errors import SafetyDPOError
 from safetydpo.storage.files import made_by, read_parquet, read_rows, write_parquet
 from safetydpo.storage.records import SEEDS, category_id, plain, seed_of
 
 COLUMNS = ["prompt_id", "prompt", "category", "kind", "seed", "expected"]
-# Benign marks that the preservation term may see; the others show what happens to things nobody thought of.
-RETAINED_BENIGN = ("leaf", "cloud")
 
 
-def write_benchmark(
-    benchmark: Benchmark, n: int, categories: list[str], seed: int, out: Path | str, pairs: Sequence[str] = ()
-) -> None:
-    """Write a reported benchmark: at most n prompts, spread over categories.
-
-    pairs: files of prompt pairs, for source `split`.
-    """
-    n, seed = benchmark.limit or n, seed if benchmark.seed is None else benchmark.seed
-    if benchmark.source == "demo":
-        rows = _demo_benchmark(benchmark, categories, n, seed)
-    elif benchmark.source == "split":
-        rows = _held_out(pairs, benchmark.kind)
-    else:
-        rows = _file_rows(benchmark.path or "", benchmark.kind)
-    chosen = rows.head(n) if benchmark.source == "demo" else _spread(rows, n)
-    _write(chosen, benchmark.name, seed, out, benchmark.images)
-
-
-def write_retain(preserve: Preserve, seed: int, out: Path | str) -> None:
-    """Write the harmless prompts of the preservation term: half without a mark, half with a retained benign mark."""
-    if preserve.path:
-        rows = _file_rows(preserve.path, "benign").head(preserve.prompts)
-    else:
-        rng = np.random.default_rng(seed_of(seed, "retain"))
-        half = preserve.prompts // 2
-        rows = pd.concat(
-            [
-                _marked("train", [None], FORMS, preserve.prompts - half, rng),
-                _marked("train", list(RETAINED_BENIGN), FORMS, half, rng),
-            ]
-        )
-    _write(rows, "retain", seed, out)
-
-
-def write_tuning(tune: Tune, categories: list[str], seed: int, out: Path | str) -> None:
-    """Write the prompts that choose the LoRA scale: tuning scenes, trained concepts, retained benign marks."""
-    if tune.path:
-        rows = _file_rows(tune.path, "unsafe")
-        rows.loc[rows.category == "", "kind"] = "benign"
-        unsafe, benign = rows[rows.kind == "unsafe"], rows[rows.kind == "benign"]
-        if len(tune.scales) > 1 and (unsafe.empty or benign.empty):
-            raise SafetyDPOError(f"{tune.path} needs unsafe prompts, with a `category`, and benign ones, without.")
-        rows = pd.concat([_spread(unsafe, tune.unsafe_prompts), benign.head(tune.benign_prompts)])
-    else:
-        rng = np.random.default_rng(seed_of(seed, "tuning"))
-        concepts = _words(TRAINED, categories)
-        rows = pd.concat(
-            [
-                _marked("tuning", concepts, FORMS, tune.unsafe_prompts, rng),
-                _marked("tuning", list(RETAINED_BENIGN), FORMS, tune.benign_prompts, rng),
-            ]
-        )
-    _write(rows, "tuning", seed, out)
-
-
-def _words(table: dict[str, tuple[str, ...]] | dict[str, str], categories: list[str]) -> list[str]:
-    """Words of the categories, cycling through categories first so that any prefix is balanced."""
-    chosen = [(w,) if isinstance(w, str) else w for c, w in table.items() if c in categories]
-    if not chosen:
-        raise SafetyDPOError(f"None of the categories {', '.join(categories)} is of the demo world.")
-    return [words[i % len(words)] for i in range(max(map(len, chosen))) for words in chosen]
-
-
-def _demo_benchmark(benchmark: Benchmark, categories: list[str], n: int, seed: int) -> pd.DataFrame:
-    rng = np.random.default_rng(seed_of(seed, f"benchmark/{benchmark.name}"))
-    match benchmark.name:
-        case "test":
-            return _marked("test", _words(TRAINED, categories), FORMS, n, rng)
-        case "ood":
-            return _marked("test", _words(HELD_OUT, categories), OOD_FORMS, n, rng)
-        case "safe":
-            return _marked("test", [None], (*FORMS[:1], *OOD_FORMS), n, rng)
-        case "benign":
-            return _marked("test", list(BENIGN), FORMS, n, rng)
-    raise SafetyDPOError(f"The demo world has no benchmark {benchmark.name}; it has test, ood, safe, benign.")
-
-
-def _marked(
-    split: str, words: list[str] | list[None], forms: tuple[str, ...], n: int, rng: np.random.Generator
-) -> pd.DataFrame:
-    """n prompts that cycle through `words` and, shuffled, through the scenes of a split."""
-    scenes, rows, order = scenes_in(split), [], []
-    for i in range(n):
-        order = order or [int(k) for k in rng.permutation(len(scenes))]
-        scene, word = scenes[order.pop()], words[i % len(words)]
-        marked = _with_mark(scene, word)
-        expected = {"colour": scene.colour, "shape": scene.shape, "field": scene.field}
-        if word in CONCEPTS:
-            category, kind = CONCEPTS[word][0], "unsafe"
-        else:
-            expected["mark"] = word or "none"
-            category, kind = (word, "benign") if word else ("safe", "safe")
-        prompt = caption(marked, forms[int(rng.integers(len(forms)))])
-        rows.append({"prompt": prompt, "category": category, "kind": kind, "expected": json.dumps(expected)})
-    return pd.DataFrame(rows)
-
-
-def _with_mark(scene: Scene, word: str | None) -> Scene:
-    if word in CONCEPTS:
-        family, ink = CONCEPTS[word]
-        return replace(scene, mark=family, ink=ink)
-    return replace(scene, mark=word)
-
-
-def _file_rows(path: str, kind: str) -> pd.DataFrame:
+def file_rows(path: str, kind: str) -> pd.DataFrame:
     """Rows of a csv or Parquet with `prompt`, perhaps category and seed, as CoProV2, I2P and COCO have them.
 
     A prompt of several categories (I2P's `categories`) has them joined by "|".
@@ -156,7 +43,7 @@ def _file_rows(path: str, kind: str) -> pd.DataFrame:
     return out
 
 
-def _held_out(paths: Sequence[str], kind: str) -> pd.DataFrame:
+def held_out_rows(paths: Sequence[str], kind: str) -> pd.DataFrame:
     """Prompts of the pairs held out of training, each once; none that trains, as an unsafe or as a safe prompt."""
     pairs = pd.concat([read_parquet(path) for path in paths], ignore_index=True)
     train, test = pairs[pairs.split == "train"], pairs[pairs.split == "test"]
@@ -178,13 +65,13 @@ def _seed(value: str, path: str) -> int | None:
         raise SafetyDPOError(f"{path} has the seed {value!r}: it must be a whole number or blank.") from None
 
 
-def _spread(rows: pd.DataFrame, n: int) -> pd.DataFrame:
+def spread(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     """At most n rows, one of each category in turn: the first rows are of all categories, whatever the file's order."""
     rank = rows.groupby("category").cumcount()
     return rows.assign(rank=rank).sort_values("rank", kind="stable").head(n).drop(columns="rank")
 
 
-def _write(rows: pd.DataFrame, name: str, seed: int, out: Path | str, images: int = 1) -> None:
+def write_set(rows: pd.DataFrame, name: str, seed: int, out: Path | str, images: int = 1) -> None:
     """images: rows per prompt; the first has the prompt's own seed."""
     counts = {"read": len(rows), **rows.attrs, "used": len(rows)}
     rows = rows.reset_index(drop=True)

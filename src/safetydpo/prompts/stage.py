@@ -1,33 +1,38 @@
-"""Stage 1: prompt pairs of a category, as Parquet. A source is one function here; add yours to SOURCES."""
+"""Stage 1: concepts and prompt pairs of each category, and the sets of prompts that are rendered by themselves."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pandas as pd
 
+from safetydpo.config.evaluation import Benchmark, Tune
+from safetydpo.config.prompts import Category, Prompts
+from safetydpo.config.training import Preserve
 from safetydpo.errors import SafetyDPOError
-from safetydpo.prompts import demo, llm, readers
-from safetydpo.prompts.concepts import write_concepts
-from safetydpo.prompts.filters import prompt_fault
+from safetydpo.prompts import demo
+from safetydpo.prompts.filters import leaks, mark_faults
+from safetydpo.prompts.registry import SOURCES
 from safetydpo.prompts.request import Request
-from safetydpo.storage.files import made_by, read_rows, write_parquet
+from safetydpo.prompts.sets import file_rows, held_out_rows, spread, write_set
+from safetydpo.storage.files import made_by, write_parquet
 from safetydpo.storage.records import pair_id, plain
-
-__all__ = ["SOURCES", "Request", "write_concepts", "write_pairs"]
 
 COLUMNS = ["pair_id", "category", "concept", "unsafe_prompt", "safe_prompt", "source", "split", "leak", "similarity"]
 REJECTED = ["category", "concept", "unsafe_prompt", "safe_prompt", "source", "reason", "detail", "similarity"]
 
-# request -> a table with request.COLUMNS; readers add unsafe_file and safe_file where images come with the pairs.
-Source = Callable[[Request], pd.DataFrame]
-SOURCES: dict[str, Source] = {
-    "demo": demo.pairs,
-    "openai": llm.pairs,
-    "coprov2": readers.coprov2,
-    "pairs": readers.pairs,
-    "folder": readers.folder,
-}
+
+def write_concepts(category: Category, config: Prompts, journals: Path | str, out: Path | str) -> None:
+    """Write the concepts of a category (category, concept, source), in a Parquet that a person may edit.
+
+    Raises SafetyDPOError when there are none, or the server fails.
+    """
+    from safetydpo.prompts.concepts import concepts_of  # with its client, which no other job needs
+
+    table, description = concepts_of(category, config, journals)
+    write_parquet(table, out, made_by("prompts", category=category.model_dump(), description=description))
+    print(f"{category.name}: {len(table)} concepts, {sum(table.source == 'llm')} of them from the language model")
 
 
 def write_pairs(request: Request, out: Path | str, rejected: Path | str) -> str:
@@ -36,11 +41,11 @@ def write_pairs(request: Request, out: Path | str, rejected: Path | str) -> str:
     Raises SafetyDPOError when fewer than prompts.min_pairs are left.
     """
     category, config = request.category, request.config
-    found = SOURCES[config.source](request)
+    found: pd.DataFrame = resolve_name(f"safetydpo.prompts.{SOURCES[config.source].pairs}")(request)
     found = found.assign(category=category.name, source=config.source)
-    if config.source != "openai":  # whose writer has asked again where a pair had a fault
-        _check(found, request)
-    found["leak"] = _leaks(found, config.test_path)
+    if not config.written:  # its writer has asked again where a pair had a fault
+        mark_faults(found, request)
+    found["leak"] = leaks(found, config.test_path)
     if config.drop_leaks:
         found.loc[found.leak & (found.fault == ""), "fault"] = "leak"
     bad = found.fault != ""
@@ -74,32 +79,6 @@ def held_out(unsafe_prompt: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def _check(found: pd.DataFrame, request: Request) -> None:
-    """Mark pairs that a file has but training cannot use; one whose source brings images needs no safe prompt."""
-    faults, images = [], request.config.brings_images
-    again = found[["unsafe_prompt", "safe_prompt"]].duplicated() & (not images)
-    for fault, unsafe, safe, seen in zip(found.fault, found.unsafe_prompt, found.safe_prompt, again, strict=True):
-        own = [prompt_fault(prompt, request.fits) for prompt in ([unsafe] if images else [unsafe, safe])]
-        own = [reason for reason in own if reason not in ("", "refusal")]  # a person's prompt may say "sorry"
-        faults.append(fault or (own and own[0]) or ("same" if unsafe == safe else "duplicate" if seen else ""))
-    found["fault"] = faults
-    if request.config.min_similarity is not None and request.encoder:
-        good = found.index[found.fault == ""]
-        cosine = request.encoder.similarity(list(found.unsafe_prompt[good]), list(found.safe_prompt[good]))
-        found.loc[good, "similarity"] = cosine
-        found.loc[good[cosine < request.config.min_similarity], "fault"] = "too far"
-
-
-def _leaks(found: pd.DataFrame, test_path: str | None) -> pd.Series:
-    """Whether each unsafe prompt occurs, word for word, among the prompts of a test file."""
-    if not test_path:
-        return pd.Series(False, index=found.index)
-    rows = read_rows(test_path)
-    if "prompt" not in rows:
-        raise SafetyDPOError(f"{test_path} has no column `prompt`; it has {', '.join(rows.columns)}.")
-    return found.unsafe_prompt.str.strip().isin(set(rows.prompt.str.strip()))
-
-
 def _summary(name: str, found: pd.DataFrame, kept: pd.DataFrame) -> str:
     """`violence: 2240 pairs of 3 concepts, 1 beyond prompts.pairs; 12 rejected (10 duplicate, 2 too long)`."""
     counts = found.fault[found.fault != ""].value_counts()
@@ -111,3 +90,44 @@ def _summary(name: str, found: pd.DataFrame, kept: pd.DataFrame) -> str:
     parts += [f"{surplus} beyond prompts.pairs"] if surplus else []
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
     return ", ".join(parts) + (f"; {counts.sum()} rejected ({reasons})" if reasons else "")
+
+
+def write_benchmark(
+    benchmark: Benchmark, n: int, categories: list[str], seed: int, out: Path | str, pairs: Sequence[str] = ()
+) -> None:
+    """Write a reported benchmark: at most n prompts, spread over categories.
+
+    pairs: files of prompt pairs, for source `split`.
+    """
+    n, seed = benchmark.limit or n, seed if benchmark.seed is None else benchmark.seed
+    if benchmark.source == "demo":
+        rows = demo.benchmark(benchmark.name, categories, n, seed)
+    elif benchmark.source == "split":
+        rows = held_out_rows(pairs, benchmark.kind)
+    else:
+        rows = file_rows(benchmark.path or "", benchmark.kind)
+    chosen = rows.head(n) if benchmark.source == "demo" else spread(rows, n)
+    write_set(chosen, benchmark.name, seed, out, benchmark.images)
+
+
+def write_retain(preserve: Preserve, seed: int, out: Path | str) -> None:
+    """Write the harmless prompts of the preservation term: half without a mark, half with a retained benign mark."""
+    if preserve.path:
+        rows = file_rows(preserve.path, "benign").head(preserve.prompts)
+    else:
+        rows = demo.retain(preserve.prompts, seed)
+    write_set(rows, "retain", seed, out)
+
+
+def write_tuning(tune: Tune, categories: list[str], seed: int, out: Path | str) -> None:
+    """Write the prompts that choose the LoRA scale: tuning scenes, trained concepts, retained benign marks."""
+    if tune.path:
+        rows = file_rows(tune.path, "unsafe")
+        rows.loc[rows.category == "", "kind"] = "benign"
+        unsafe, benign = rows[rows.kind == "unsafe"], rows[rows.kind == "benign"]
+        if len(tune.scales) > 1 and (unsafe.empty or benign.empty):
+            raise SafetyDPOError(f"{tune.path} needs unsafe prompts, with a `category`, and benign ones, without.")
+        rows = pd.concat([spread(unsafe, tune.unsafe_prompts), benign.head(tune.benign_prompts)])
+    else:
+        rows = demo.tuning(categories, tune.unsafe_prompts, tune.benign_prompts, seed)
+    write_set(rows, "tuning", seed, out)

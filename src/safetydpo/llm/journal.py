@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.prompts.replies import Reply
+from safetydpo.llm.replies import Reply
 
 
 class Journal:

@@ -5,11 +5,16 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from safetydpo.prompts.filters import refuses
-
 _BULLET = re.compile(r"^\s*(?:[-*•]|\(?\d{1,3}[.):])\s+")
 _BROKEN = re.compile(r"^\s*(?:```|[{\[<])", re.MULTILINE)  # code, JSON or a web page where lines of text were due
 _QUOTED = re.compile(r'^(["“\'])(.*)(["”\'])[,.]?$', re.DOTALL)
+
+
+_REFUSAL = re.compile(
+    r"^\W*(i['’]?m (very |so )?sorry|i am sorry|sorry,|i can(no|['’])?t|i can not|i['’]m (not able|unable)"
+    r"|i am (not able|unable)|i won['’]?t|i will not|i must decline|as an ai|unfortunately, i)\b",
+    re.IGNORECASE,
+)
 
 
 class Reply(NamedTuple):
@@ -66,3 +71,8 @@ def _json_values(text: str) -> Iterator[Any]:
             start = match.start() + 1
         else:
             yield value
+
+
+def refuses(text: str) -> bool:
+    """Whether a text opens as a refusal does."""
+    return bool(_REFUSAL.match(text))

@@ -11,8 +11,8 @@ import openai
 
 from safetydpo.config.prompts import LLM
 from safetydpo.errors import SafetyDPOError
-from safetydpo.prompts.journal import Journal
-from safetydpo.prompts.replies import Reply, schema, texts_of
+from safetydpo.llm.journal import Journal
+from safetydpo.llm.replies import Reply, schema, texts_of
 from safetydpo.storage.records import seed_of
 
 # What the client has already retried: the request is given up, the next round asks anew.
