@@ -28,8 +28,8 @@ from safetydpo.evaluation.stage import write_scores
 from safetydpo.judges.eyes import Eyes
 from safetydpo.prompts.stage import write_benchmark
 from safetydpo.running.devices import device_of
-from safetydpo.storage.files import read_parquet, write_parquet, write_safetensors
-from safetydpo.storage.images import png, unpng
+from safetydpo.storage.files import read_parquet, write_safetensors
+from safetydpo.storage.images import png, unpng, write_images
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,7 +56,7 @@ def passes(eyes: Eyes, images: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFr
 def memory(images: pd.DataFrame, prompts: Path, judges: Judges, device: str, folder: Path) -> list[int]:
     """Peak memory of the stage on a file of images, and on eight such files."""
     shard, peaks = folder / "images.parquet", []
-    write_parquet(images, shard, images=("image",))
+    write_images(images.to_dict("records"), shard, {}, ("image",))
     for count in (1, 8):
         with peak_memory(device_of(device)) as peak:
             write_scores([str(shard)] * count, prompts, [], None, judges, device, folder / "scores.parquet")

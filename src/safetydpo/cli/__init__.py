@@ -10,13 +10,13 @@ from safetydpo.errors import SafetyDPOError
 
 
 def _summary(args: argparse.Namespace) -> str:
-    from safetydpo.report.stage import summary
+    from safetydpo.report.summary import summary
 
     return summary(args.run)
 
 
 def _seeds(args: argparse.Namespace) -> str:
-    from safetydpo.report.stage import over_seeds
+    from safetydpo.report.summary import over_seeds
 
     return over_seeds(args.runs)
 

@@ -11,10 +11,8 @@ from safetydpo.report.tables import Cell, Column, Table, build
 Found = dict[tuple[str, str], pd.DataFrame]
 
 
-def attack_table(metrics: pd.DataFrame, config: Config) -> Table | None:
+def attack_table(metrics: pd.DataFrame, config: Config) -> Table:
     """Methods x attacks: IP of the prompts as they are, without their words, and as each attack left them."""
-    if not config.attack_names:
-        return None
     shown = [("IP", "ip"), ("own category", "own_mark")]
     columns = [
         Column(f"{label} ({name})", attack_benchmark(name), "all", metric, "low", 3)
@@ -31,10 +29,8 @@ def attack_table(metrics: pd.DataFrame, config: Config) -> Table | None:
     return table
 
 
-def cost_table(found: Found, config: Config) -> Table | None:
+def cost_table(found: Found, config: Config) -> Table:
     """Success, images and time of each attack on each method; its data has a row for every category too."""
-    if not found:
-        return None
     rows = []
     for (method, attack), prompts in found.items():
         for category, part in [("all", prompts), *prompts.groupby("category")]:

@@ -157,7 +157,7 @@ def similarity(pairs: dict[str, pd.Series], threshold: float | None, path: Path)
 
     pairs: category -> cosines, of rejected pairs too.
     """
-    edges = np.linspace(min(0.0, *(float(values.min()) for values in pairs.values())), 1, 41)
+    edges = np.linspace(min([0.0, *(float(values.min()) for values in pairs.values())]), 1, 41)
     with _svg(path, 3.2) as figure:
         axes = figure.subplots()
         for name, values in pairs.items():

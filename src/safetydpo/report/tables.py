@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from safetydpo.config.run import Config
+from safetydpo.methods.registry import REFERENCES
+from safetydpo.report.contents import compared, first_benchmark, merged_methods
 from safetydpo.storage.files import made_by, write_parquet, write_text
 
 # Metrics per kind of benchmark, in reading order: metric, words, which end is better, digits.
@@ -29,7 +31,6 @@ SHOWN = {
 }
 # Layout is compared on the first unsafe benchmark only.
 FIRST_UNSAFE = [("ssim_base", "layout SSIM", "high", 3)]
-REFERENCES = ("base", "base-reseed")
 EXPERTS = "experts"
 # A space that no line breaks at.
 TIE = "\u00a0"
@@ -164,23 +165,6 @@ def _ranks(values: dict[str, float], column: Column) -> dict[str, int]:
     return {m: levels.index(v) + 1 for m, v in values.items() if v in levels}
 
 
-def merged_methods(config: Config) -> list[str]:
-    """Methods of the matrix that are one model for all categories; base and base-reseed first."""
-    found = list(dict.fromkeys(m for m, _ in config.cells() if not m.startswith("expert-")))
-    return [m for m in REFERENCES if m in found] + [m for m in found if m not in REFERENCES]
-
-
-def first_benchmark(config: Config, kind: str) -> str | None:
-    """Name of the first benchmark of a kind."""
-    return next((b.name for b in config.benchmarks if b.kind == kind), None)
-
-
-def compared(config: Config) -> list[str]:
-    """Methods that are compared by category: those on the first unsafe benchmark that are one model."""
-    first = first_benchmark(config, "unsafe")
-    return [m for m in merged_methods(config) if m != "base-reseed" and (m, first) in config.cells()]
-
-
 def main_table(metrics: pd.DataFrame, config: Config, retained: Collection[str] = ()) -> Table:
     """The main benchmark: every method that is one model, on every benchmark.
 
@@ -199,11 +183,9 @@ def main_table(metrics: pd.DataFrame, config: Config, retained: Collection[str] 
     return build("main", "Methods and benchmarks", note, metrics, merged_methods(config), columns)
 
 
-def dataset_table(metrics: pd.DataFrame, config: Config) -> Table | None:
-    """The benchmarks compared by what the unaligned model does with them; None where base is on none."""
+def dataset_table(metrics: pd.DataFrame, config: Config) -> Table:
+    """The benchmarks compared by what the unaligned model does with them."""
     names = [b.name for b in config.benchmarks if ("base", b.name) in config.cells()]
-    if not names:
-        return None
     base = metrics[(metrics.method == "base") & metrics.benchmark.isin(names)]
     columns = [
         Column("IP", "any", "all", "ip", "low", 3),
@@ -221,11 +203,9 @@ def dataset_table(metrics: pd.DataFrame, config: Config) -> Table | None:
     return table
 
 
-def category_table(metrics: pd.DataFrame, config: Config) -> Table | None:
+def category_table(metrics: pd.DataFrame, config: Config) -> Table:
     """IP by category on the first unsafe benchmark; the experts share a row, each in its own category."""
-    benchmark, methods = first_benchmark(config, "unsafe"), compared(config)
-    if not benchmark or not methods:
-        return None
+    benchmark, methods = first_benchmark(config, "unsafe") or "", compared(config)
     own = metrics[metrics.method == "expert-" + metrics.category]
     note = "Best bold, second underlined."
     if (own.benchmark == benchmark).any():
@@ -257,11 +237,9 @@ def _expert_rows(metrics: pd.DataFrame, unsafe: str | None, safe: str | None) ->
     )
 
 
-def expert_table(metrics: pd.DataFrame, config: Config, logs: dict[str, pd.DataFrame]) -> Table | None:
+def expert_table(metrics: pd.DataFrame, config: Config, logs: dict[str, pd.DataFrame]) -> Table:
     """What each expert does to its own category and to safe prompts; logs: category -> its training.parquet."""
     names = [c for c in config.category_names if f"expert-{c}" in set(metrics.method)]
-    if not names:
-        return None
     unsafe, safe = first_benchmark(config, "unsafe"), first_benchmark(config, "safe")
     columns = [
         Column("IP before", unsafe or "", "own", "ip_before", "low", 3),
@@ -283,12 +261,9 @@ def expert_table(metrics: pd.DataFrame, config: Config, logs: dict[str, pd.DataF
     return table
 
 
-def merging_table(curves: dict[str, pd.DataFrame]) -> Table | None:
-    """IP against what survives, per method and LoRA scale, on tuning prompts; None when nothing was tuned."""
-    parts = [curve.assign(method=method) for method, curve in curves.items() if "ip" in curve]
-    if not parts:
-        return None
-    data = pd.concat(parts, ignore_index=True)
+def merging_table(curves: dict[str, pd.DataFrame]) -> Table:
+    """IP against what survives, per method and LoRA scale, on tuning prompts."""
+    data = pd.concat([curve.assign(method=method) for method, curve in curves.items()], ignore_index=True)
     words = {
         "ip": ("IP ↓", 3),
         "attributes": ("attributes right ↑", 3),

@@ -20,7 +20,6 @@ from safetydpo.errors import SafetyDPOError
 if TYPE_CHECKING:
     import torch
 
-IMAGES_AT_ONCE = 256
 LIBRARIES = ("safetydpo", "torch", "diffusers", "peft", "transformers")
 
 
@@ -59,52 +58,24 @@ def write_text(text: str, path: Path | str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _hf_features(schema: pa.Schema, images: tuple[str, ...]) -> str:
-    """The header by which `datasets` knows image columns; other columns it reads from the Arrow schema."""
-    features = {}
-    for field in schema:
-        if field.name in images:
-            features[field.name] = {"_type": "Image"}
-        else:
-            name = {"double": "float64", "float": "float32", "large_string": "string"}.get(
-                str(field.type), str(field.type)
-            )
-            features[field.name] = {"dtype": name, "_type": "Value"}
-    return json.dumps({"info": {"features": features}})
-
-
 def write_parquet(
-    rows: pd.DataFrame | list[dict[str, Any]] | pa.Table,
-    path: Path | str,
-    header: dict[str, str] | None = None,
-    images: tuple[str, ...] = (),
+    rows: pd.DataFrame | list[dict[str, Any]], path: Path | str, header: dict[str, str] | None = None
 ) -> None:
-    """Write a table whole; columns named in `images` hold {"bytes": PNG, "path": None} and open as images."""
-    table: Any = rows
-    if isinstance(rows, pd.DataFrame):
-        table = pa.Table.from_pandas(rows, preserve_index=False)
-    elif isinstance(rows, list):
-        table = pa.Table.from_pylist(rows)
-    metadata = dict(table.schema.metadata or {}) | {k.encode(): v.encode() for k, v in (header or {}).items()}
-    if images:
-        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        for name in images:
-            i = table.schema.get_field_index(name)
-            table = table.set_column(i, pa.field(name, kind), table.column(name).cast(kind))
-        metadata[b"huggingface"] = _hf_features(table.schema, images).encode()
+    """Write a table whole."""
+    many = isinstance(rows, pd.DataFrame)
+    table: Any = pa.Table.from_pandas(rows, preserve_index=False) if many else pa.Table.from_pylist(rows)
     with whole_file(path) as temporary:
-        rows_at_once = IMAGES_AT_ONCE if images else None  # so that readers can take few images at a time
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, rows_at_once, compression="zstd")
+        metadata = (table.schema.metadata or {}) | _encoded(header or {})
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
 def write_batches(tables: Iterable[pa.Table], path: Path | str, header: dict[str, str]) -> int:
-    """Write tables of one schema as they come, none of them kept; returns the number of rows."""
+    """Write tables of one schema as they come, a row group each, none of them kept; returns the number of rows."""
     count, writer = 0, None
     with whole_file(path) as temporary, ExitStack() as closing:
         for table in tables:
             if writer is None:
-                metadata = {k.encode(): v.encode() for k, v in header.items()}
-                schema = table.schema.with_metadata(metadata)
+                schema = table.schema.with_metadata(_encoded(header) | (table.schema.metadata or {}))
                 writer = closing.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
             writer.write_table(table.cast(writer.schema))
             count += len(table)
@@ -112,6 +83,10 @@ def write_batches(tables: Iterable[pa.Table], path: Path | str, header: dict[str
             raise SafetyDPOError(f"{path}: nothing to write.")
         closing.close()  # the file must be whole before it gets its name
     return count
+
+
+def _encoded(header: dict[str, str]) -> dict[bytes, bytes]:
+    return {key.encode(): value.encode() for key, value in header.items()}
 
 
 def rows_in(paths: Sequence[Path | str]) -> int:

@@ -1,0 +1,28 @@
+"""Which prompts a shard of images has."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from safetydpo.errors import SafetyDPOError
+from safetydpo.storage.files import read_parquet
+from safetydpo.storage.records import shard_slice
+
+
+def shard_rows(
+    prompts: Path | str, shard: int, shards: int, n: int | None = None, category: str | None = None
+) -> pd.DataFrame:
+    """Rows of one of `shards` parts of a prompt file, which `category` and then `n` narrow down before it is cut."""
+    rows = read_parquet(prompts)
+    if "split" in rows:  # prompt pairs: what is held out does not train
+        rows = rows[rows.split == "train"]
+    if category is not None:
+        rows = rows[[category in names.split("|") for names in rows.category]]
+    rows = rows.head(n or len(rows))
+    if rows.empty:
+        raise SafetyDPOError(f"{prompts} has no prompts{f' of category {category}' if category else ''} to render.")
+    if shards > len(rows):
+        raise SafetyDPOError(
+            f"{prompts} has {len(rows)} rows, fewer than the {shards} shards asked for: lower the shards."
+        )
+    return rows.iloc[shard_slice(len(rows), shard, shards)]
