@@ -61,8 +61,8 @@ def _read_pairs(rows: pd.DataFrame, size: tuple[int, int], prompts: Path | str) 
                     fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
             except OSError as error:
                 raise SafetyDPOError(
-                    f"{path}, an image of pair {row.pair_id}, cannot be read ({error}): put it back, or delete {prompts}, "
-                    "which leaves out pairs without images when it is made anew."
+                    f"{path}, an image of pair {row.pair_id}, cannot be read ({error}): put it back, or delete "
+                    f"{prompts}, which leaves out pairs without images when it is made anew."
                 ) from None
             both[f"{role}_image"] = png(np.asarray(fitted))
         yield {"pair_id": row.pair_id, "seed": None, **both}
