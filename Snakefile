@@ -30,6 +30,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/hooks.smk"
+include: "workflow/rules/checks.smk"
 include: "workflow/rules/prompts.smk"
 include: "workflow/rules/images.smk"
 include: "workflow/rules/features.smk"

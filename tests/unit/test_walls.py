@@ -1,53 +1,142 @@
-"""The walls between rules, scripts, stages and leaves."""
+"""The walls of the house: which room may use which, what rules and scripts may do, and how long a file may be."""
 
 import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from snakes import ROOT
 
-STAGES = {"prompts", "benchmarks", "render", "features", "train", "merge", "baselines", "tune", "attacks", "evaluate"}
-STAGES |= {"report"}
-SOURCES = sorted((ROOT / "src/safetydpo").rglob("*.py"))
+# From the ground up. A file may use its own room and the rooms of lower floors; rooms of one floor do not know each
+# other. Every room's registry stands nearly on the ground: config, rules and library all read it.
+FLOORS = (
+    ("errors",),
+    ("registry",),
+    ("config",),
+    ("storage", "running", "demo"),
+    ("models", "judges", "llm"),
+    ("prompts", "features", "methods"),
+    ("images", "training", "baselines", "attacks", "evaluation"),
+    ("merging", "report"),
+    ("cli", "demo.build"),
+)
+FLOOR = {room: i for i, floor in enumerate(FLOORS) for room in floor}
+LIBRARY = ROOT / "src/safetydpo"
+SOURCES = sorted(LIBRARY.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
+RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow/rules").glob("*.smk"))]
 
 
-def imported(path) -> set[str]:
-    """Dotted names that a file imports."""
+def imported(text: str) -> set[str]:
+    """Dotted names that a text imports, wherever in it, under TYPE_CHECKING too."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def stage_of(name: str) -> str | None:
-    parts = name.split(".")
-    return parts[1] if parts[0] == "safetydpo" and len(parts) > 1 and parts[1] in STAGES else None
+def module_of(path: Path) -> str:
+    """storage/files.py -> storage.files."""
+    return ".".join(path.relative_to(LIBRARY).with_suffix("").parts)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
-def test_the_library_knows_no_snakemake_and_stages_do_not_meet(path):
-    names = imported(path)
-    assert not {n for n in names if n.split(".")[0] == "snakemake"}
-    inside = path.relative_to(ROOT / "src/safetydpo").with_suffix("").parts[0]
-    if inside != "cli":
-        assert {stage_of(n) for n in names} - {None, inside} == set()
+def room_of(module: str) -> str:
+    """The room of a module of ours (without `safetydpo.`); a registry is a room of its own, on the ground."""
+    parts = module.split(".")
+    if len(parts) > 1 and parts[1] == "registry":
+        return "registry"
+    return "demo.build" if parts[:2] == ["demo", "build"] else parts[0]
+
+
+def ours(text: str) -> set[str]:
+    """Modules of ours that a text imports: prompts.stage of `from safetydpo.prompts.stage import write_pairs`."""
+    found = set()
+    for name in imported(text):
+        if name.startswith("safetydpo."):
+            parts = name.split(".")[1:]
+            while parts and not (LIBRARY.joinpath(*parts).with_suffix(".py").exists() or _room(parts)):
+                parts = parts[:-1]
+            found.add(".".join(parts))
+    return found
+
+
+def _room(parts: list[str]) -> bool:
+    return LIBRARY.joinpath(*parts, "__init__.py").exists()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_a_file_uses_its_own_room_and_lower_floors(path):
+    here, text = room_of(module_of(path)), path.read_text()
+    assert not {name for name in imported(text) if name.split(".")[0] == "snakemake"}
+    if here == "__init__":
+        assert ours(text) == set()
+        return
+    above = {m for m in ours(text) if room_of(m) != here and FLOOR[room_of(m)] >= FLOOR[here]}
+    assert above == set()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_stages_meet_through_files(path):
+    here = room_of(module_of(path))
+    if here != "cli":
+        assert {m for m in ours(path.read_text()) if m.endswith(".stage")} == set()
+
+
+def test_the_house_has_rooms_of_a_few_files_each():
+    assert {path.stem for path in LIBRARY.glob("*.py")} == {"__init__", "errors"}
+    rooms = [path.parent for path in LIBRARY.rglob("__init__.py") if path.parent != LIBRARY]
+    assert {room_of(module_of(room / "__init__.py").removesuffix(".__init__")) for room in rooms} == set(FLOOR) - {
+        "errors",
+        "registry",
+    }
+    for room in rooms:
+        assert len(room.relative_to(LIBRARY).parts) <= 2, room
+        assert 2 <= len([p for p in room.glob("*.py") if p.name != "__init__.py"]) <= 15, room  # config has a file a section
+
+
+def test_every_room_has_its_tests():
+    rooms = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+    assert rooms == {path.name for path in (ROOT / "tests/unit").iterdir() if path.is_dir() and path.name[0] != "_"}
+
+
+def test_registries_and_rules_need_neither_torch_nor_pandas():
+    names = {name for path in RULES for name in re.findall(r"^ *from (safetydpo[\w.]*) import", path.read_text(), re.M)}
+    names |= {f"safetydpo.{module_of(path)}" for path in LIBRARY.glob("*/registry.py")}
+    assert {"safetydpo.config.loading", "safetydpo.report.contents", "safetydpo.methods.registry"} <= names
+    heavy = "{'torch', 'pandas', 'pyarrow', 'openai', 'diffusers'} & set(sys.modules)"
+    code = f"import sys, {', '.join(sorted(names))}; print(*({heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_nothing_imports_the_commands():
+    for path in [*SOURCES, *SCRIPTS]:
+        if room_of(module_of(path) if path in SOURCES else path.stem) != "cli":
+            assert not {m for m in ours(path.read_text()) if m.split(".")[0] == "cli"}, path
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
-def test_scripts_are_thin(path):
-    tree = ast.parse(path.read_text())
-    assert len(path.read_text().splitlines()) <= 25
-    assert not [n for n in ast.walk(tree) if isinstance(n, ast.If | ast.For | ast.While | ast.Try | ast.FunctionDef)]
+def test_scripts_are_thin_and_call_a_stage(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 25
+    assert not [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.If | ast.For | ast.While | ast.FunctionDef)]
+    called = ours(text) - {m for m in ours(text) if room_of(m) in ("config", "running")}
+    assert {m for m in called if not m.endswith(".stage")} <= {"prompts.request", "storage.files"}
 
 
-def test_rules_need_no_torch():
-    code = "import sys, safetydpo.config.run, safetydpo.methods.registry; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_rules_have_the_names_of_rooms_and_scripts():
+    rooms = {path.parent.name for path in LIBRARY.glob("*/stage.py")}
+    files = {path.stem for path in RULES[1:]} - {"common", "hooks", "ablation", "checks"}  # no stage of their own
+    assert files == rooms - {"models", "judges"}  # checks.smk
+    text = "".join(path.read_text() for path in RULES)
+    assert set(re.findall(r'"\.\./scripts/(\w+)\.py"', text)) == {path.stem for path in SCRIPTS}
+    for name in re.findall(r'"\.\./scripts/(\w+)\.py"', text):
+        assert f"rule {name}:" in text
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *SCRIPTS], ids=lambda p: p.stem)

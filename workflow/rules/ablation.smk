@@ -1,5 +1,14 @@
-# Ablations: experts trained with something changed, merged by Co-Merge and tuned as the run's own. Off by default; a study
-# is the target ablation_<study>, the merging strategies are the target ablation_merge.
+# Ablations: experts trained with something changed, merged by Co-Merge and tuned as the run's own. Off by default; a
+# study is the target ablation_<study>, the merging strategies are the target ablation_merge.
+#
+# Inputs, in results/<run>/ or named by a key of the config:
+#   features/<category>/<shard>.safetensors     of pairs
+#   retain/features.safetensors                 of retain prompts
+#   scores/<method>/<benchmark>.parquet         of the variants, base and Co-Merge
+# Outputs:
+#   ablation/<study>-<variant>/<category>/      an expert: LoRA, training.parquet, README.md
+#   ablation/<study>-<variant>/co-merge/        their merge: LoRA, coactivation.parquet, README.md
+#   tables/ablation-<study>.parquet, .csv, .md
 
 # What a study's table shows: the first benchmark of each kind.
 ABLATED = [

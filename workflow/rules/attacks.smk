@@ -1,4 +1,15 @@
-# Adversarial prompts, found against each method; the prompts of the benchmarks attack-<attack>. Off unless attacks.run.
+# Adversarial prompts, found against each method: the prompts of the benchmarks attack-<attack>. Off unless attacks.run.
+#
+# Inputs, in results/<run>/ or named by a key of the config:
+#   benchmarks/<attacks.benchmark>.parquet               prompts to attack
+#   prompts/<category>.parquet                           pairs, for an attack that needs them
+#   images/base/<attacks.benchmark>/<shard>.parquet      base's images, for an attack that needs them
+#   experts/, merged/, baselines/, tuning/<method>.json  what the attacked method renders with
+#   model.json, q16.safetensors                          model and judges can be loaded
+#   attacks.forbidden_path                               words that no prompt may hold, where the config names a file
+# Outputs:
+#   attacks/<attack>/<method>.parquet                    prompts found
+#   attacks/<attack>/<method>.jsonl                      finished prompts; no output, so that a retry finds it
 
 from safetydpo.attacks.registry import ATTACKS
 

@@ -1,4 +1,11 @@
-# Baselines that change UNet weights, to compare with. SLD and negative prompts act while rendering and need no rule.
+# Methods to compare with that change UNet weights. SLD and negative prompts act while rendering and need no rule.
+#
+# Inputs, in results/<run>/ or named by a key of the config:
+#   model.json                           the model can be loaded
+#   retain/prompts.parquet               where baselines.uce.retain
+# Outputs:
+#   baselines/<eraser>/unet.safetensors  the weights that changed, and no others
+#   checkpoints/<eraser>/                no outputs, so that a retry finds them
 
 
 rule erase:

@@ -1,30 +1,48 @@
-# Judges on every cell of the matrix, and the long table of metrics.
-
-
-localrules:
-    check_judges,
+# The LoRA scale of each method that has one, chosen on tuning prompts; judges on every cell of the matrix; all metrics.
+#
+# Inputs, in results/<run>/ or named by a key of the config:
+#   tuning/prompts.parquet                                             prompts neither trained on nor reported
+#   experts/all-single/, merged/<strategy>/, ablation/<variant>/       LoRAs whose scale is tuned
+#   images/<method>/<benchmark>/<shard>.parquet                        images of a cell, and base's of the same prompts
+#   benchmarks/<benchmark>.parquet, attacks/<attack>/<method>.parquet  their prompts
+#   q16.safetensors                                                    the judges can be loaded
+# Outputs:
+#   tuning/<method>.parquet, .json                                     curve over the LoRA scale, and the scale chosen
+#   scores/<method>/<benchmark>.parquet                                per image
+#   metrics.parquet                                                    the long table of all metrics
 
 
 MEASURED = [*CFG.cells(), *CFG.attack_cells()]
 
 
-rule check_judges:
+rule tune_scale:
     input:
-        present(CFG.judges.q16_prompts),
-    output:
-        judges=f"{RUN}/judges.json",
+        lora=lambda wildcards: f"{RUN}/{method_of(wildcards.method).weights}",
+        prompts=f"{RUN}/tuning/prompts.parquet" if len(CFG.tune.scales) > 1 else [],
         q16=f"{RUN}/q16.safetensors",
+    output:
+        curve=f"{RUN}/tuning/{{method}}.parquet",
+        scale=f"{RUN}/tuning/{{method}}.json",
     log:
-        f"{LOGS}/check_judges.log",
-    priority: 100  # a judge that cannot be loaded is said before anything is rendered or trained
+        f"{LOGS}/tune_scale/{{method}}.log",
+    benchmark:
+        f"{TIMINGS}/tune_scale/{{method}}.tsv"
     conda:
         CONDA
+    threads: CFG.resources.threads
+    resources:
+        mem_mb=memory,
+        runtime=CFG.resources.runtime,
+        gpu=CFG.resources.gpu,
     params:
+        model=MODEL,
         judges=CFG.judges.model_dump(),
+        tune=CFG.tune.model_dump(),
+        version=STAGE_VERSION["tune"],
     message:
-        "Judges: {params.judges[q16_clip]}, {params.judges[clip_score]}"
+        "LoRA scale on tuning prompts: {wildcards.method}"
     script:
-        "../scripts/check_judges.py"
+        "../scripts/tune_scale.py"
 
 
 rule score:

@@ -1,4 +1,13 @@
-# What training needs of images and captions, computed once.
+# What training needs of images and prompts, computed once: VAE posteriors and text embeddings.
+#
+# Inputs, in results/<run>/ or named by a key of the config:
+#   pairs/<category>/<shard>.parquet               images of pairs
+#   prompts/<category>.parquet                     their prompts
+#   retain/images.parquet, retain/prompts.parquet  the same of the preservation term
+#   model.json                                     the model can be loaded
+# Outputs:
+#   features/<category>/<shard>.safetensors        of pairs
+#   retain/features.safetensors                    of retain prompts
 
 
 rule features:

@@ -1,24 +1,17 @@
-# Images: pairs to train on, retain prompts, and every cell of the evaluation matrix.
-
-
-localrules:
-    check_model,
-
-
-rule check_model:
-    output:
-        f"{RUN}/model.json",
-    log:
-        f"{LOGS}/check_model.log",
-    conda:
-        CONDA
-    params:
-        model=MODEL,
-        version=STAGE_VERSION["model"],
-    message:
-        "Model: {params.model[id]}"
-    script:
-        "../scripts/check_model.py"
+# Images of prompt pairs, of retain prompts, and of every cell of the evaluation matrix.
+#
+# Inputs, in results/<run>/ or named by a key of the config:
+#   prompts/<category>.parquet                   prompt pairs
+#   retain/prompts.parquet                       harmless prompts
+#   benchmarks/<benchmark>.parquet               prompts to report on
+#   attacks/<attack>/<method>.parquet            prompts found against a method
+#   model.json                                   the model can be loaded
+#   experts/, merged/, baselines/, ablation/     weights that a method renders with
+#   tuning/<method>.json                         the scale of its LoRA
+# Outputs:
+#   pairs/<category>/<shard>.parquet             both images of each pair, same seed
+#   retain/images.parquet                        images of the retain prompts
+#   images/<method>/<benchmark>/<shard>.parquet  images of a cell
 
 
 if CFG.prompts.brings_images:

@@ -1,4 +1,12 @@
-# Experts into one LoRA, and the LoRA scale of each method that has one, chosen on tuning prompts.
+# Experts into one LoRA.
+#
+# Inputs, in results/<run>/ or named by a key of the config:
+#   experts/<category>/pytorch_lora_weights.safetensors  all experts
+#   features/<category>/<shard>.safetensors              calibration prompts of co-activation
+# Outputs:
+#   merged/co-merge/coactivation.parquet                 which expert moves each unit most, and how often
+#   merged/<strategy>/pytorch_lora_weights.safetensors   the LoRA
+#   merged/<strategy>/README.md                          its model card
 
 from safetydpo.merging.registry import STRATEGIES
 
@@ -64,33 +72,3 @@ rule merge_experts:
         "Merge experts: {wildcards.strategy}"
     script:
         "../scripts/merge_experts.py"
-
-
-rule tune_scale:
-    input:
-        lora=lambda wildcards: f"{RUN}/{method_of(wildcards.method).weights}",
-        prompts=f"{RUN}/tuning/prompts.parquet" if len(CFG.tune.scales) > 1 else [],
-        q16=f"{RUN}/q16.safetensors",
-    output:
-        curve=f"{RUN}/tuning/{{method}}.parquet",
-        scale=f"{RUN}/tuning/{{method}}.json",
-    log:
-        f"{LOGS}/tune_scale/{{method}}.log",
-    benchmark:
-        f"{TIMINGS}/tune_scale/{{method}}.tsv"
-    conda:
-        CONDA
-    threads: CFG.resources.threads
-    resources:
-        mem_mb=memory,
-        runtime=CFG.resources.runtime,
-        gpu=CFG.resources.gpu,
-    params:
-        model=MODEL,
-        judges=CFG.judges.model_dump(),
-        tune=CFG.tune.model_dump(),
-        version=STAGE_VERSION["tune"],
-    message:
-        "LoRA scale on tuning prompts: {wildcards.method}"
-    script:
-        "../scripts/tune_scale.py"

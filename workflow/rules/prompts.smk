@@ -1,5 +1,20 @@
-# Prompt pairs per category, and the prompt sets that are rendered by themselves. They come first, so that a file which is
-# missing or unreadable is said before anything is rendered.
+# Prompt pairs of each category, and the sets of prompts that are rendered by themselves. They come first, so that a
+# file which is missing or unreadable is said before anything is rendered.
+#
+# Inputs, in results/<run>/ or named by a key of the config:
+#   prompts.path, prompts.test_path      files of pairs, and of prompts that must not train
+#   benchmarks[].path                    files of prompts to report on
+#   train.preserve.path, tune.path       files of harmless prompts, of tuning prompts
+#   prompts.llm.concepts, .instructions  what a language model is asked, for source openai
+#   model.json                           where a filter asks the model's text encoder
+# Outputs:
+#   config.yaml                          the resolved config
+#   concepts/<category>.parquet          source openai: concepts, which you may edit
+#   prompts/<category>.parquet           prompt pairs
+#   rejected/<category>.parquet          what was not used, and why
+#   benchmarks/<benchmark>.parquet       prompts to report on
+#   retain/prompts.parquet               harmless prompts of the preservation term
+#   tuning/prompts.parquet               prompts that choose the LoRA scale
 
 
 localrules:

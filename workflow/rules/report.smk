@@ -1,4 +1,18 @@
 # Tables, figures and the page that people read; `snakemake --report` shows the same tables and figures.
+#
+# Inputs, in results/<run>/ or named by a key of the config:
+#   metrics.parquet                           the long table
+#   prompts/, rejected/<category>.parquet     counts of pairs
+#   images/, scores/<method>/<benchmark>      image grids
+#   experts/<expert>/training.parquet         training curves
+#   tuning/<method>.parquet                   curves over the LoRA scale
+#   merged/co-merge/coactivation.parquet      who wins which layers
+#   retain/prompts.parquet                    which benign kinds were retained
+#   attacks/<attack>/<method>.parquet         what attacks spend
+# Outputs:
+#   tables/<table>.parquet, .csv, .md
+#   figures/<plot>.svg, grid-<benchmark>.png
+#   report.html                               which of them: src/safetydpo/report/contents.py
 
 from safetydpo.report.contents import contents, shown_cells
 

@@ -1,5 +1,13 @@
 # One LoRA expert per category with Diffusion-DPO; All-single: one LoRA on all pairs with the experts' total budget.
-# Checkpoints are no outputs: Snakemake removes those of a failed job, and its retry goes on from the newest checkpoint.
+#
+# Inputs, in results/<run>/ or named by a key of the config:
+#   features/<category>/<shard>.safetensors              of pairs
+#   retain/features.safetensors                          of retain prompts, where train.preserve.weight > 0
+# Outputs:
+#   experts/<category>/pytorch_lora_weights.safetensors  the LoRA
+#   experts/<category>/training.parquet, README.md       every step; the model card
+#   experts/all-single/...                               the same
+#   checkpoints/<category>/                              no outputs, so that a retry finds them
 
 
 rule train_expert:

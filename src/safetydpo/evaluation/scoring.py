@@ -76,6 +76,12 @@ def decoded(batches: Iterable[pd.DataFrame]) -> Iterator[tuple[pd.DataFrame, lis
             yield ready[0], [image.result() for image in ready[1]]
 
 
+def refuse_unknown(prompt_ids: Iterable[str], known: pd.Index) -> None:
+    """SafetyDPOError where an image is of a prompt that the set lacks."""
+    if unknown := next((prompt_id for prompt_id in prompt_ids if prompt_id not in known), None):
+        raise SafetyDPOError(f"Images of {unknown} are not in the prompt set: delete the images and rerun.")
+
+
 def look_at(
     eyes: Eyes, batches: Iterable[pd.DataFrame], prompts: pd.DataFrame, base: Base | None = None
 ) -> Iterator[list[dict[str, Any]]]:
@@ -86,17 +92,15 @@ def look_at(
     """
     facts = prompts.set_index("prompt_id")
     for part, pixels in decoded(batches):
+        refuse_unknown(part.prompt_id, facts.index)
+        beside = base.of(part.prompt_id) if base is not None else None
         rows = eyes.look(pixels, list(part.prompt))
-        if base is not None:
-            before, others = base.of(part.prompt_id)
+        if beside:
+            before, others = beside
             layout = same_layout(pixels, others, [row.get("seen_side") for row in before])
             for row, old, value in zip(rows, before, layout, strict=True):
                 row |= {"ssim_base": value, "clip_score_change": row["clip_score"] - old["clip_score"]}
         for row, item in zip(rows, part.itertuples(), strict=True):
-            if item.prompt_id not in facts.index:
-                raise SafetyDPOError(
-                    f"Images of {item.prompt_id} are not in the prompt set: delete the images and rerun."
-                )
             fact: Any = facts.loc[str(item.prompt_id)]
             expected = json.loads(fact.expected)
             row |= {"prompt_id": item.prompt_id, "category": fact.category, "kind": fact.kind, "seed": item.seed}

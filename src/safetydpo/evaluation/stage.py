@@ -12,7 +12,7 @@ from safetydpo.config.evaluation import Tune
 from safetydpo.config.judges import Judges
 from safetydpo.config.model import Model
 from safetydpo.evaluation.metrics import distances, read_scores, summarise
-from safetydpo.evaluation.scoring import BATCH, VECTORS, Base, look_at
+from safetydpo.evaluation.scoring import BATCH, VECTORS, Base, look_at, refuse_unknown
 from safetydpo.evaluation.tune import choose_scale, curve_row, judged
 from safetydpo.judges.eyes import Eyes
 from safetydpo.running.devices import device_of
@@ -81,7 +81,10 @@ def write_scores(
     """Score the image shards of one method on one benchmark; `base` are the base model's shards and scores, for layout
     and paired comparison. Memory does not grow with the number of images.
     """
-    eyes, facts = Eyes(judges, device_of(device)), read_parquet(prompts)
+    facts = read_parquet(prompts)
+    for shard in images:  # said before a judge is loaded
+        refuse_unknown(read_parquet(shard, ["prompt_id"]).prompt_id, pd.Index(facts.prompt_id))
+    eyes = Eyes(judges, device_of(device))
     beside = Base(read_scores(base_scores), read_batches(base, BATCH)) if base_scores else None
     with progress(None, "score", total=rows_in(images), unit="image") as bar:
 

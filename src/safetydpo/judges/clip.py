@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.running.quiet import quiet_transformers
 
 
 class ClipEyes:
@@ -16,6 +17,7 @@ class ClipEyes:
 
     def __init__(self, name: str, device: torch.device, dtype: str = "float32") -> None:
         self.half = dtype == "bfloat16"
+        quiet_transformers()
         try:
             self.model = CLIPModel.from_pretrained(name, use_safetensors=True).float().eval().to(device)  # type: ignore[arg-type]
             self.processor = AutoImageProcessor.from_pretrained(name, backend="pil")

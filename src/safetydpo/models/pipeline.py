@@ -15,6 +15,7 @@ from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.models.lora import misfit
 from safetydpo.running.devices import device_of
+from safetydpo.running.quiet import quiet_diffusers
 
 # What the libraries raise for a folder or a file that is damaged, incomplete or of a kind they do not know.
 UNREADABLE = (OSError, ValueError, TypeError, AttributeError, NotImplementedError, SafetensorError)
@@ -32,6 +33,7 @@ class UNetParts(NamedTuple):
 
 def _index(config: Model) -> dict[str, Any]:
     """The model's model_index.json; SafetyDPOError where it is missing, has no UNet, or pickled weights only."""
+    quiet_diffusers()
     local = Path(config.id)
     if config.id.startswith((".", "/")) and not (local / "model_index.json").exists():
         raise SafetyDPOError(
