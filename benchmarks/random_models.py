@@ -22,7 +22,7 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from safetydpo.demo.build.clip import train_tokenizer
+from safetydpo.demo.making.clip import train_tokenizer
 
 SIZES = {"sd15": 512, "sdxl": 1024}
 SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

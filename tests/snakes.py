@@ -11,13 +11,26 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 REDUCED = ROOT / "tests/end_to_end/reduced.yaml"
+# What a run of the workflow reads of the repository.
+WORKFLOW = ("Snakefile", "workflow", "config", "envs", "src")
+
+
+def copy_of_the_sources(folder: Path) -> Path:
+    """The workflow and the library in another folder, for a test that edits them."""
+    for name in WORKFLOW:
+        source, skipped = ROOT / name, shutil.ignore_patterns("__pycache__", "*.egg-info")
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=skipped)
+        else:
+            shutil.copy2(source, folder / name)
+    return folder
 
 
 class Workdir:
-    """A folder to run the workflow in: the repository's Snakefile and demo models, its own results and locks."""
+    """A folder to run the workflow in: Snakefile and library of `sources`, demo models, its own results and locks."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, sources: Path = ROOT) -> None:
+        self.folder, self.sources = folder, sources
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "resources").exists():
             (folder / "resources").symlink_to(ROOT / "resources")
@@ -35,12 +48,12 @@ class Workdir:
             files[-1].write_text(yaml.safe_dump(changes))
         overlays = ["--configfile", *map(str, files)] if files else []
         base = [sys.executable, "-m", "snakemake", "--cores", "2", "--scheduler", "greedy", "--snakefile"]
-        return [*base, str(ROOT / "Snakefile"), "--directory", str(self.folder), *args, *overlays]
+        return [*base, str(self.sources / "Snakefile"), "--directory", str(self.folder), *args, *overlays]
 
     def run(self, *args: str, changes: dict | None = None, configs: tuple[Path, ...] = (REDUCED,), timeout: int = 900):
         """Run snakemake; returns the completed process with stdout and stderr together."""
         command = self.command(*args, changes=changes, configs=configs)
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(self.sources / "src")}
         return subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, env=environment
         )

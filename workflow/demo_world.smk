@@ -2,7 +2,7 @@
 # About two hours on two cores. Every training step resumes from its checkpoint in build/demo-world after a kill.
 WORK = "build/demo-world"
 OUT = "resources/demo"
-STEP = f"-m safetydpo.demo.build {{rule}} {WORK} {OUT}"
+STEP = f"-m safetydpo.demo.making {{rule}} {WORK} {OUT}"
 BUILD = f"python {STEP}"
 TWO_PROCESSES = f"OMP_NUM_THREADS=1 python -m torch.distributed.run --standalone --nproc-per-node 2 {STEP}"
 

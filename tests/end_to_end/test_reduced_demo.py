@@ -101,6 +101,15 @@ def test_the_merged_lora_loads_in_plain_diffusers_and_changes_renders(finished):
     assert np.abs(image() - before).max() > 0
 
 
+def test_logs_say_what_a_job_did_and_nothing_of_the_libraries(finished):
+    logs = {path: path.read_text() for path in (finished.folder / "logs").rglob("*.log")}
+    assert len(logs) > 40
+    for path, text in logs.items():
+        assert " on " in text.splitlines()[0], path  # the rule, the node, its threads
+        for noise in ("torchvision", "Loading weights", "Loading pipeline components"):
+            assert noise not in text, path
+
+
 def test_snakemakes_own_report_holds_tables_and_figures(finished, tmp_path):
     work = finished.copy(tmp_path / "reported")
     done = work.run("--report", "overview.html")

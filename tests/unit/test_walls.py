@@ -20,7 +20,7 @@ FLOORS = (
     ("prompts", "features", "methods"),
     ("images", "training", "baselines", "attacks", "evaluation"),
     ("merging", "report"),
-    ("cli", "demo.build"),
+    ("cli", "demo.making"),
 )
 FLOOR = {room: i for i, floor in enumerate(FLOORS) for room in floor}
 LIBRARY = ROOT / "src/safetydpo"
@@ -50,7 +50,7 @@ def room_of(module: str) -> str:
     parts = module.split(".")
     if len(parts) > 1 and parts[1] == "registry":
         return "registry"
-    return "demo.build" if parts[:2] == ["demo", "build"] else parts[0]
+    return "demo.making" if parts[:2] == ["demo", "making"] else parts[0]
 
 
 def ours(text: str) -> set[str]:
@@ -96,7 +96,7 @@ def test_the_house_has_rooms_of_a_few_files_each():
     }
     for room in rooms:
         assert len(room.relative_to(LIBRARY).parts) <= 2, room
-        assert 2 <= len([p for p in room.glob("*.py") if p.name != "__init__.py"]) <= 15, room  # config has a file a section
+        assert 2 <= len([p for p in room.glob("*.py") if p.name != "__init__.py"]) <= 15, room
 
 
 def test_every_room_has_its_tests():

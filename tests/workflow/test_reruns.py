@@ -3,7 +3,7 @@
 import copy
 
 import yaml
-from snakes import REDUCED, ROOT
+from snakes import REDUCED, Workdir, copy_of_the_sources
 
 EVALUATION = {"benchmark_prompts", "render_benchmark", "score", "metrics", "report", "all", "resolved_config"}
 
@@ -90,26 +90,26 @@ def test_mirrored_pairs_need_new_features_but_no_new_images(finished):
     assert not {"prompts", "render_pairs", "render_retain"} & set(plan)
 
 
-def test_a_comment_in_the_library_redoes_nothing(finished):
-    module = ROOT / "src/safetydpo/losses.py"
-    text, times = module.read_text(), module.stat()
-    try:
-        module.write_text(text + "# a comment\n")
-        assert finished.planned() == {}
-    finally:
-        import os
-
-        module.write_text(text)
-        os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns))
+def edited(finished, folder, path, old, new):
+    """The finished run, planned by a copy of the sources in which a file is edited."""
+    sources = copy_of_the_sources(folder)
+    text = (sources / path).read_text()
+    assert old in text
+    (sources / path).write_text(text.replace(old, new, 1))
+    return Workdir(finished.folder, sources).planned()
 
 
-def test_a_raised_stage_version_redoes_the_stage(finished, monkeypatch):
-    config = ROOT / "src/safetydpo/config.py"
-    text = config.read_text()
-    try:
-        config.write_text(text.replace('"merge": 1,', '"merge": 2,'))
-        plan = finished.planned()
-    finally:
-        config.write_text(text)
+def test_a_comment_in_the_library_redoes_nothing(finished, tmp_path):
+    path = "src/safetydpo/training/losses.py"
+    assert edited(finished, tmp_path, path, "import torch", "# a comment\nimport torch") == {}
+
+
+def test_a_raised_stage_version_redoes_the_stage(finished, tmp_path):
+    plan = edited(finished, tmp_path, "src/safetydpo/config/versions.py", '"merge": 1,', '"merge": 2,')
     assert plan["merge_experts"] == 2
     assert "train_expert" not in plan
+
+
+def test_an_edited_script_redoes_its_rule(finished, tmp_path):
+    plan = edited(finished, tmp_path, "workflow/scripts/metrics.py", "p = snakemake", "p =  snakemake")
+    assert set(plan) == {"metrics", "report", "all"}

@@ -1,4 +1,4 @@
-"""Reading features files (their layout: see `features`): memory-mapped, so memory does not grow with the data."""
+"""Reading features files (their layout: see `stage`): memory-mapped, so memory does not grow with the data."""
 
 import hashlib
 import json

@@ -8,8 +8,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from safetydpo.demo.build.data import SceneSet
-from safetydpo.demo.build.fit import Schedule, fit
+from safetydpo.demo.making.data import SceneSet
+from safetydpo.demo.making.fit import Schedule, fit
 
 LATENT_CHANNELS, KL_WEIGHT = 8, 2e-8
 

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models, trainers
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from safetydpo.demo.build.data import SceneSet
-from safetydpo.demo.build.fit import Schedule, fit
 from safetydpo.demo.grammar import ALL_FORMS, ALL_SCENES, CONCEPTS, SAFE_FORMS
+from safetydpo.demo.making.data import SceneSet
+from safetydpo.demo.making.fit import Schedule, fit
 from safetydpo.demo.scenes import BENIGN, SIZE
 
 LENGTH, WIDTH = 16, 96

@@ -11,10 +11,10 @@ from PIL import Image
 
 from safetydpo.config.judges import Judges
 from safetydpo.config.model import Model
-from safetydpo.demo.build.data import random_scene
-from safetydpo.demo.build.detector_training import detector_accuracy
 from safetydpo.demo.detector import SceneDetector
 from safetydpo.demo.grammar import ALL_FORMS, ALL_SCENES, caption
+from safetydpo.demo.making.data import random_scene
+from safetydpo.demo.making.detector_training import detector_accuracy
 from safetydpo.demo.scenes import BENIGN, FAMILIES, INKS, Scene, draw
 from safetydpo.judges.eyes import Eyes
 from safetydpo.models.pipeline import load_pipeline

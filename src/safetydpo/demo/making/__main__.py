@@ -1,4 +1,4 @@
-"""The steps that make the demo world's models, each a command: `python -m safetydpo.demo.build STEP WORK OUT`.
+"""The steps that make the demo world's models, each a command: `python -m safetydpo.demo.making STEP WORK OUT`.
 
 workflow/demo_world.smk runs them in order (`make demo-world`). WORK holds what is in progress and survives a kill;
 OUT is the shipped folder (resources/demo).
@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer
 
 from safetydpo.config.loading import load_config
-from safetydpo.demo.build import clip, data, detector_training, q16, quality, unet, vae
-from safetydpo.demo.build.fit import Schedule, rank_and_world
+from safetydpo.demo.making import clip, data, detector_training, q16, quality, unet, vae
+from safetydpo.demo.making.fit import Schedule, rank_and_world
 
 SEED, SCENES, ENCODED = 0, 60_000, 40_000
 PLANS = {

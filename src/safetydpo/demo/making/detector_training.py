@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from safetydpo.demo.build.data import random_scene
-from safetydpo.demo.build.fit import Schedule, fit
 from safetydpo.demo.detector import HEADS, SceneDetector
+from safetydpo.demo.making.data import random_scene
+from safetydpo.demo.making.fit import Schedule, fit
 from safetydpo.demo.scenes import SIDES, Scene, draw
 
 

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
-from safetydpo.demo.build.data import SceneSet
-from safetydpo.demo.build.fit import Schedule, fit
+from safetydpo.demo.making.data import SceneSet
+from safetydpo.demo.making.fit import Schedule, fit
 from safetydpo.demo.scenes import FAMILIES
 
 POOL, HELD_OUT = 8000, 1000

@@ -10,11 +10,11 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from safetydpo.demo.build.clip import WIDTH
-from safetydpo.demo.build.data import SceneSet
-from safetydpo.demo.build.fit import Schedule, fit
-from safetydpo.demo.build.vae import LATENT_CHANNELS
 from safetydpo.demo.grammar import ALL_FORMS, caption
+from safetydpo.demo.making.clip import WIDTH
+from safetydpo.demo.making.data import SceneSet
+from safetydpo.demo.making.fit import Schedule, fit
+from safetydpo.demo.making.vae import LATENT_CHANNELS
 from safetydpo.running.progress import progress
 
 EMPTY_CAPTION_SHARE, SNR_GAMMA = 0.1, 5.0

@@ -1,1 +1,0 @@
-"""How the demo world's models are trained: python -m safetydpo.demo.build."""

@@ -1,0 +1,1 @@
+"""How the demo world's models are trained: python -m safetydpo.demo.making."""
