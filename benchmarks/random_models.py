@@ -14,7 +14,7 @@ from diffusers import (
 )
 from transformers import (
     CLIPConfig,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
@@ -126,5 +126,5 @@ def save_random_clip(name: str, folder: Path) -> None:
     CLIPModel(
         CLIPConfig(text_config=texts.to_dict(), vision_config=vision.to_dict(), projection_dim=projection)
     ).save_pretrained(folder)
-    CLIPImageProcessor().save_pretrained(folder)
+    CLIPImageProcessorPil().save_pretrained(folder)
     _tokenizer().save_pretrained(folder)

@@ -13,11 +13,12 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from snakes import ROOT
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from safetydpo.config.model import Model
 from safetydpo.config.training import Train
-from safetydpo.demo.build.clip import train_tokenizer
+from safetydpo.demo.making.clip import train_tokenizer
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import PAIR_ROLES, Samples, Share
 from safetydpo.training.trainer import Objective, Trainer, make_accelerator
@@ -27,6 +28,9 @@ DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
 FAMILIES = ("sd15", "sd21", "sdxl")
 ROLES = {role: (f"{role}_image", f"{role}_prompt") for role in PAIR_ROLES}
 WIDTH = 16
+# The demo's CLIP as every judge.
+DEMO = ROOT / "resources/demo"
+CLIP = {"q16_clip": str(DEMO / "clip"), "clip_score": str(DEMO / "clip"), "q16_prompts": str(DEMO / "q16.safetensors")}
 
 
 def make_pipeline(folder: Path, family: str = "sd15", seed: int = 0) -> Model:

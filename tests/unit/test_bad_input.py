@@ -1,29 +1,22 @@
-"""Input that is nearly right: each of these once ended in a traceback or, worse, in a wrong result."""
+"""What waits to be moved to the file of what it tests: see the comment above each."""
 
-import pandas as pd
 import pytest
 import torch
-import yaml
-from snakes import ROOT
 from tiny import fit, make_pipeline, samples, train_config
 
-from safetydpo.config.evaluation import Benchmark, Tune
-from safetydpo.config.loading import load_config
-from safetydpo.config.prompts import Category, Prompts
+from safetydpo.demo.grammar import scenes_in
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features
-from safetydpo.judges.q16 import read_q16_prompts
 from safetydpo.merging.strategies import merge
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
-from safetydpo.prompts.request import Request
-from safetydpo.prompts.stage import write_benchmark, write_pairs, write_tuning
 from safetydpo.storage.files import read_parquet, write_parquet
-from safetydpo.storage.records import seed_of
+from safetydpo.storage.records import category_id, seed_of, shard_slice
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import PAIR_ROLES
 
 
+# models/sampling.py
 def test_images_that_are_nan_are_refused_not_drawn_black(tmp_path):
     model = make_pipeline(tmp_path / "p")
     pipeline = load_pipeline(model)
@@ -32,79 +25,21 @@ def test_images_that_are_nan_are_refused_not_drawn_black(tmp_path):
         list(render(pipeline, ["a"], [0], model))
 
 
-def benchmark_of(tmp_path, text):
-    (tmp_path / "b.csv").write_text(text)
-    benchmark = Benchmark(name="mine", kind="unsafe", path=str(tmp_path / "b.csv"))
-    write_benchmark(benchmark, 9, [], 0, tmp_path / "o.parquet")
-    return read_parquet(tmp_path / "o.parquet")
-
-
-def test_a_blank_seed_is_assigned_and_one_that_is_no_number_is_a_sentence(tmp_path):
-    rows = benchmark_of(tmp_path, "prompt,evaluation_seed\nx,\ny,3\n")
-    assert list(rows.seed) == [seed_of(0, "mine-00000"), 3]
-    with pytest.raises(SafetyDPOError, match="seed 'abc': it must be a whole number"):
-        benchmark_of(tmp_path, "prompt,evaluation_seed\nx,abc\n")
-
-
-def test_a_null_prompt_of_a_parquet_is_blank(tmp_path):
-    pd.DataFrame({"prompt": ["x", None]}).to_parquet(tmp_path / "b.parquet")
-    b = Benchmark(name="mine", kind="unsafe", path=str(tmp_path / "b.parquet"))
-    write_benchmark(b, 9, [], 0, tmp_path / "o.parquet")
-    assert read_parquet(tmp_path / "o.parquet").prompt.tolist() == ["x"]
-
-
-def test_a_benchmark_of_blank_prompts_is_a_sentence(tmp_path):
-    (tmp_path / "b.csv").write_text("prompt\n \n")
-    with pytest.raises(SafetyDPOError):
-        write_benchmark(Benchmark(name="mine", kind="unsafe", path=str(tmp_path / "b.csv")), 9, [], 0, tmp_path / "o")
-
-
-def test_a_null_category_of_a_parquet_belongs_to_none(tmp_path):
-    frame = pd.DataFrame({"category": ["hate", None], "unsafe_prompt": ["a", "b"], "safe_prompt": ["c", "d"]})
-    frame.to_parquet(tmp_path / "p.parquet")
-    prompts = Prompts(source="pairs", path=str(tmp_path / "p.parquet"), pairs=9)
-    write_pairs(Request(Category(name="hate"), prompts, 0), tmp_path / "o.parquet", tmp_path / "r.parquet")
-    assert len(read_parquet(tmp_path / "o.parquet")) == 1
-
-
-def test_pairs_with_a_blank_prompt_are_dropped(tmp_path):
-    (tmp_path / "p.csv").write_text("category,unsafe_prompt,safe_prompt\nhate,a,\nhate,,b\nhate,c,d\n")
-    prompts = Prompts(source="pairs", path=str(tmp_path / "p.csv"), pairs=9)
-    write_pairs(Request(Category(name="hate"), prompts, 0), tmp_path / "o.parquet", tmp_path / "r.parquet")
-    assert read_parquet(tmp_path / "o.parquet").unsafe_prompt.tolist() == ["c"]
-
-
-def test_a_tuning_file_without_benign_prompts_is_refused_before_rendering(tmp_path):
-    (tmp_path / "t.csv").write_text("prompt\nx\n")
-    with pytest.raises(SafetyDPOError):
-        write_tuning(Tune(path=str(tmp_path / "t.csv"), scales=[1, 2]), [], 0, tmp_path / "o.parquet")
-
-
+# merging/strategies.py
 @pytest.mark.parametrize("other", [(torch.ones(1, 4), torch.ones(3, 1)), (torch.ones(2, 2), torch.ones(3, 2))])
 def test_experts_of_other_shapes_are_named(other):
     with pytest.raises(SafetyDPOError, match="layer"):
         merge("linear", {"one": {"layer": (torch.ones(1, 2), torch.ones(3, 1))}, "two": {"layer": other}})
 
 
-def test_a_detector_without_its_folder_is_one_line():
-    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    config["judges"]["detector_path"] = None
-    with pytest.raises(SafetyDPOError, match="detector_path"):
-        load_config(config)
-
-
+# storage/files.py
 def test_a_missing_column_is_not_called_damage(tmp_path):
     write_parquet([{"a": 1}], tmp_path / "a.parquet")
     with pytest.raises(SafetyDPOError, match="has no column"):
         read_parquet(tmp_path / "a.parquet", ["b"])
 
 
-def test_a_broken_pickle_is_a_sentence(tmp_path):
-    (tmp_path / "x.p").write_bytes(b"\x80\x09abc")
-    with pytest.raises(SafetyDPOError):
-        read_q16_prompts(tmp_path / "x.p")
-
-
+# training/trainer.py
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     model = make_pipeline(tmp_path / "p")
     tensors = {f"{r}_{s}": torch.randn(1, 4, 8, 8).abs() for r in PAIR_ROLES for s in ("mean", "std")}
@@ -116,3 +51,32 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     denoiser.parameters[1].register_hook(lambda g: g * torch.nan)  # a gradient overflows in the last step
     with pytest.raises(SafetyDPOError, match="x: the gradient is not finite at step 0"):
         fit(denoiser, samples(features, config), None, config, 1)
+
+
+# storage/records.py
+def test_every_published_spelling_of_a_category_is_ours():
+    spellings = ["Harrasment", "harassment", "Illegal Activity", "illegal_activity", "self-harm", "Self Harm"]
+    assert [category_id(s) for s in spellings] == [
+        "harassment", "harassment", "illegal-activity", "illegal-activity", "self-harm", "self-harm",
+    ]  # fmt: skip
+
+
+def test_shards_cover_all_rows_once():
+    rows = list(range(10))
+    assert [rows[shard_slice(10, i, 3)] for i in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
+
+
+def test_seeds_depend_on_the_key_alone():
+    assert seed_of(0, "a") == seed_of(0, "a")
+    assert len({seed_of(0, "a"), seed_of(0, "b"), seed_of(1, "a")}) == 3
+    assert 0 <= seed_of(0, "a") < 2**31
+
+
+# demo/grammar.py
+TRAIN, TUNING, TEST = ({(s.colour, s.shape, s.field) for s in scenes_in(name)} for name in ("train", "tuning", "test"))
+
+
+def test_splits_do_not_overlap():
+    assert not TRAIN & TUNING
+    assert not TRAIN & TEST
+    assert not TUNING & TEST

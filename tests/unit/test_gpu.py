@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from snakes import ROOT
-from test_judges import CLIP
-from tiny import FAMILIES, NO_GPU, make_pipeline, samples, train_config
+from tiny import CLIP, DEMO, FAMILIES, NO_GPU, make_pipeline, samples, train_config
 
 from safetydpo.config.judges import Judges
 from safetydpo.demo.grammar import ALL_SCENES
@@ -81,7 +80,7 @@ def test_half_precision_begins_at_ln_2_and_stays_finite(precision, tiny, tiny_fe
 
 
 def test_judges_see_what_they_see_on_the_cpu():
-    config = Judges(**CLIP, detector="demo", detector_path=str(ROOT / "resources/demo/detector"))
+    config = Judges(**CLIP, detector="demo", detector_path=str(DEMO / "detector"))
     images = [draw(scene, np.random.default_rng(0)) for scene in ALL_SCENES[::30]]
     cpu, gpu = (Eyes(config, device_of(d)).look(images, ["a red circle"] * len(images)) for d in ("cpu", "cuda"))
     assert [row["flagged"] for row in gpu] == [row["flagged"] for row in cpu]

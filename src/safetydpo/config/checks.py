@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from safetydpo.attacks.registry import ATTACKS
-from safetydpo.methods.registry import method_of
+from safetydpo.methods.registry import ERASERS, method_of
 
 
 def problems_of(config: Any, partial: bool = False) -> list[str]:
@@ -93,8 +93,8 @@ def _tuning_prompts(config: Any) -> Iterator[str]:
 def _retain_prompts(config: Any) -> Iterator[str]:
     if config.prompts.own_sets or config.train.preserve.path:
         return
-    uce = config.baselines.uce.retain and any("uce" in cells.methods for cells in config.evaluate.matrix)
-    if config.train.preserve.weight or uce:
+    methods = {name for cells in config.evaluate.matrix for name in cells.methods if name in ERASERS}
+    if config.train.preserve.weight or any(config.baselines.retains(name) for name in methods):
         keys = "train.preserve.weight or baselines.uce.retain"
         yield f"train.preserve.path: needed with {keys}, a file of harmless prompts"
 

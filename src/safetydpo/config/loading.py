@@ -46,7 +46,7 @@ def _lines(error: ValidationError) -> list[str]:
             lines.append(f"{path}: missing")
         else:
             shown = item["input"] if not isinstance(item["input"], dict | list) else type(item["input"]).__name__
-            lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')} (got {shown!r})")
+            lines.append(f"{path or 'config'}: {item['msg'].removeprefix('Value error, ')} (got {shown!r})")
     return lines
 
 

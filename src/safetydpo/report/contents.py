@@ -46,10 +46,6 @@ def _always(_: Config) -> bool:
     return True
 
 
-def _with_base(config: Config) -> bool:
-    return any(method == "base" for method, _ in config.cells())
-
-
 def _compared(config: Config) -> bool:
     return bool(compared(config))
 
@@ -73,7 +69,7 @@ def _coactive(config: Config) -> bool:
 # name -> whether a run of this config has it
 TABLES: dict[str, Callable[[Config], bool]] = {
     "main": _always,
-    "datasets": _with_base,
+    "datasets": _always,
     "categories": _compared,
     "experts": _with_experts,
     "merging": _tuned,

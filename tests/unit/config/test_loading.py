@@ -1,27 +1,13 @@
 """Wrong configs end in one line a key."""
 
-import copy
-
 import pytest
 import yaml
 from snakes import ROOT
 
-from safetydpo.config.docs import config_docs
 from safetydpo.config.loading import load_config
 from safetydpo.errors import SafetyDPOError
 
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-MATRIX = [{"methods": ["base"], "benchmarks": ["test"]}]
-
-
-def with_value(path: str, value) -> dict:
-    config = copy.deepcopy(DEFAULT)
-    *sections, key = path.split(".")
-    place = config
-    for section in sections:
-        place = place[section]
-    place[key] = value
-    return config
 
 
 WRONG = [
@@ -94,7 +80,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("path", "value", "line"), WRONG, ids=[f"{p}={v}"[:40] for p, v, _ in WRONG])
-def test_a_wrong_value_is_one_line(path, value, line):
+def test_a_wrong_value_is_one_line(with_value, path, value, line):
     with pytest.raises(SafetyDPOError) as error:
         load_config(with_value(path, value))
     lines = [text.strip() for text in str(error.value).splitlines()[1:]]
@@ -108,7 +94,7 @@ def test_a_missing_section_is_named():
         load_config(config)
 
 
-def test_all_errors_come_at_once():
+def test_all_errors_come_at_once(with_value):
     config = with_value("train.beta", -1)
     config["model"]["width"] = 7
     config["spare"] = 1
@@ -121,94 +107,59 @@ def test_all_errors_come_at_once():
     ]
 
 
-def test_a_variant_is_checked_as_train_is_and_must_differ():
-    study = {"name": "loss", "variants": [{"name": "x", "train": {"loss": "hinge", "sleeps": 1}}]}
-    with pytest.raises(SafetyDPOError) as error:
-        load_config(with_value("ablation", [study]))
-    lines = [line.strip() for line in str(error.value).splitlines()[1:]]
-    assert lines[0].startswith("ablation loss-x: train.loss: Input should be 'dpo'")
-    assert lines[1] == "ablation loss-x: train.sleeps: Extra inputs are not permitted"
-    study["variants"] = [{"name": "x"}]
-    with pytest.raises(SafetyDPOError, match="variant `x` differs in nothing: give `train` or `pairs`"):
-        load_config(with_value("ablation", [study]))
-    study["variants"] = [{"name": "x", "train": {"loss": "sft"}}]
-    config = load_config(with_value("ablation", [study]))
-    assert config.train_of(config.variants()["loss-x"].train) == config.train.model_copy(
-        update={"loss": "sft", "all_single": None}
-    )
-    assert "ablation-loss-x" in config.methods()
-
-
-def test_all_single_trains_as_long_as_all_experts_together_unless_told_otherwise():
-    config = load_config(with_value("train.all_single", {"learning_rate": 1e-5}))
-    single = config.train_of_all_single()
-    assert (single.steps, single.learning_rate) == (config.train.steps * len(config.categories), 1e-5)
-    assert single.beta == config.train.beta
-    assert load_config(with_value("train.all_single", {"steps": 7})).train_of_all_single().steps == 7
-    with pytest.raises(SafetyDPOError, match=r"train\.all_single\.lr: Extra inputs are not permitted"):
-        load_config(with_value("train.all_single", {"lr": 1}))
-
-
-def test_a_folder_of_images_has_no_safe_prompts_to_prefer_them_under():
-    config = with_value("train.condition", "both")
-    config["prompts"] = {"source": "folder", "path": "data", "pairs": 48}
-    with pytest.raises(SafetyDPOError, match=r"train\.condition: `both` needs safe prompts, source `folder` has none"):
-        load_config(config)
-
-
-def test_other_prompts_than_the_demos_need_files_for_tuning_and_preservation():
-    config = with_value("prompts", {"source": "pairs", "path": "pairs.csv", "pairs": 9})
-    with pytest.raises(SafetyDPOError) as error:
-        load_config(config)
-    assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == [
-        "tune.path",
-        "train.preserve.path",
-    ]
-
-
-def test_numbers_may_come_as_text():
+def test_numbers_may_come_as_text(with_value):
     assert load_config(with_value("train.learning_rate", "1e-4")).train.learning_rate == 1e-4
 
 
-# SafetyDPO's settings: pairs a step, learning rate after scaling, warm-up, optimizer, checkpointing, size.
-PUBLISHED = {
-    "sd15": (16, 1.6e-4, 500, "adamw", False, 512),
-    "sd21": (16, 1.6e-4, 500, "adamw", False, 768),
-    "sdxl": (16, 1e-5, 0, "adafactor", True, 1024),
-}
+def lines_of(config) -> list[str]:
+    """The lines, a problem each, in which loading ends."""
+    with pytest.raises(SafetyDPOError, match=r"^Config errors:\n") as error:
+        load_config(config)
+    return [line.strip() for line in str(error.value).splitlines()[1:]]
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_overlays_have_the_published_settings(name):
-    overlay = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
-    # as Snakemake merges them: key by key, lists replaced
-    merged = {k: {**DEFAULT.get(k, {}), **v} if isinstance(v, dict) else v for k, v in overlay.items()}
-    merged["train"]["preserve"] = {**DEFAULT["train"]["preserve"], **overlay["train"]["preserve"]}
-    config = load_config({**DEFAULT, **merged})
-    train, batch = config.train, config.train.batch_size * config.train.gradient_accumulation_steps
-    rate = train.learning_rate * (batch if train.scale_lr else 1)
-    found = (batch, rate, train.warmup_steps, train.optimizer, train.gradient_checkpointing, config.model.height)
-    assert found == pytest.approx(PUBLISHED[name])
-    assert (train.steps, train.beta, train.rank, train.alpha, train.caption_dropout) == (2000, 5000, 4, None, 0.2)
-    assert (train.loss, train.condition, train.reference, train.flip) == ("dpo", "unsafe", "exact", 0.5)
-    assert train.preserve.weight == 0
-    assert config.train_of_all_single().learning_rate == train.learning_rate  # not the demo's
-    assert train.target_modules == ["to_q", "to_k", "to_v", "to_out.0"]
-    assert len(config.categories) == 7
+def test_errors_of_fields_and_of_names_come_in_one_list(with_value):
+    config = with_value("evaluate.matrix", [{"methods": ["base", "esd"], "benchmarks": ["test", "i2p"]}])
+    config["train"] |= {"bata": 1, "beta": -1}
+    lines = lines_of(config)
+    assert lines[:2] == ["train.beta: Input should be greater than 0 (got -1)", "train.bata: no such key"]
+    assert [line.partition(";")[0] for line in lines[2:]] == [
+        "evaluate.matrix.0.methods: no method `esd`",
+        "evaluate.matrix.0.benchmarks: no benchmark `i2p`",
+    ]
 
 
-def test_a_cell_of_the_matrix_knows_its_prompts():
-    cells = load_config(DEFAULT).cells()
-    assert cells["expert-ring", "test"].category == "ring"
-    assert cells["expert-ring", "safe"] == ("expert-ring", "safe", 84, None)
-    assert cells["base", "test"].n is None
+def test_a_wrong_value_hides_no_unknown_name_beside_it(with_value):
+    matrix = [{"methods": ["base"], "benchmarks": ["test"], "n": 0}, {"methods": ["esd"], "benchmarks": ["test"]}]
+    config = with_value("evaluate.matrix", matrix)
+    config["evaluate"]["fid_reference"] = "coco"
+    matrix[0]["benchmarks"] += ["i2p"]  # of the very entry that has the wrong value
+    assert [line.partition(";")[0] for line in lines_of(config)] == [
+        "evaluate.matrix.0.n: Input should be greater than or equal to 1 (got 0)",
+        "evaluate.matrix.1.methods: no method `esd`",
+        "evaluate.matrix.0.benchmarks: no benchmark `i2p`",
+        "evaluate.fid_reference: no method `coco`",
+    ]
 
 
-def test_the_config_page_is_the_schemas():
-    assert (ROOT / "config/README.md").read_text() == config_docs() + "\n"  # else: make docs
+def test_a_name_whose_own_list_is_wrong_is_not_called_unknown(with_value):
+    config = with_value("merge.strategies", ["sum"])
+    config["evaluate"]["matrix"] = [{"methods": ["base", "merged-mean"], "benchmarks": ["test"]}]
+    (line,) = lines_of(config)
+    assert line.startswith("merge.strategies.0: Input should be 'co-merge', 'mean'")
 
 
-def test_every_key_of_the_config_page_has_a_meaning():
-    rows = [line for line in config_docs().splitlines() if line.startswith("| `")]
-    assert len(rows) > 70
-    assert [row for row in rows if not row.split("|")[-2].strip()] == []
+def test_sections_that_are_no_sections_are_a_line_each(with_value):
+    config = with_value("train", "x")
+    config["evaluate"], config["judges"] = {"matrix": 5}, None
+    assert lines_of(config) == [
+        "train: Input should be a valid dictionary or instance of Train (got 'x')",
+        "judges: Input should be a valid dictionary or instance of Judges (got None)",
+        "evaluate.n: missing",
+        "evaluate.matrix: Input should be a valid list (got 5)",
+    ]
+
+
+def test_an_empty_config_is_one_line():
+    with pytest.raises(SafetyDPOError, match=r"^Config errors:\n  config: Input should be a valid dictionary .*got None"):
+        load_config(None)

@@ -1,4 +1,4 @@
-"""From scores of images to rows of the long table, on scores written out by hand."""
+"""Scores of single images: the metrics of each, and what stands beside base's image of the same prompt."""
 
 import json
 
@@ -7,21 +7,8 @@ import pandas as pd
 import pytest
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.evaluation.metrics import distances, summarise
-from safetydpo.evaluation.scoring import METRICS, Base, look_at
-from safetydpo.evaluation.stage import write_metrics
-from safetydpo.storage.files import read_parquet, write_parquet
+from safetydpo.evaluation.scoring import METRICS, Base, look_at, same_layout
 from safetydpo.storage.images import png
-
-SCORES = pd.DataFrame(
-    {
-        "category": ["ring", "ring", "ring", "cross"],
-        "seen_mark": ["ring", "cross", "none", "leaf"],
-        "flagged": [True, True, False, False],
-        "clip_score": [30.0, 20.0, 10.0, 40.0],
-        "attributes": [1.0, 0.5, None, 0.0],
-    }
-)
 
 
 @pytest.mark.parametrize(
@@ -34,42 +21,18 @@ SCORES = pd.DataFrame(
         ("garbage", [0, 0, 0, 0]),
     ],
 )
-def test_metrics_of_single_images(metric, values):
-    assert METRICS[metric](SCORES).tolist() == values
+def test_metrics_of_single_images(scores, metric, values):
+    assert METRICS[metric](scores).tolist() == values
 
 
-def test_a_summary_has_all_images_and_each_category():
-    rows = {(r["category"], r["metric"]): r for r in summarise(SCORES, 200, 0)}
-    assert rows["all", "ip"]["value"] == 0.5
-    assert rows["ring", "ip"]["value"] == pytest.approx(2 / 3)
-    assert rows["cross", "clip_score"]["value"] == 40
-    assert (rows["all", "attributes"]["value"], rows["all", "attributes"]["n"]) == (0.5, 3)  # one is unknown
-    assert ("all", "ssim_base") not in rows  # was not measured
-    assert ("all", "any_mark") not in {
-        (r["category"], r["metric"]) for r in summarise(SCORES.drop(columns="seen_mark"), 200, 0)
-    }
-
-
-def test_distances_are_measured_on_safe_benchmarks_from_the_reference_alone(tmp_path):
+def test_layout_is_compared_on_the_objects_half_only():
     rng = np.random.default_rng(0)
-    cells, paths = {}, {}
-    for method, shift in (("base", 0.0), ("base-reseed", 0.0), ("far", 3.0)):
-        for benchmark in ("safe", "test"):
-            features = list((rng.normal(size=(40, 2)) + shift).astype(np.float32))
-            frame = pd.DataFrame({"category": "c", "flagged": False, "clip_score": 1.0, "features": features})
-            frame["embedding"] = features
-            cells[method, benchmark] = frame
-            paths[method, benchmark] = str(tmp_path / f"{method}-{benchmark}.parquet")
-            write_parquet(frame, paths[method, benchmark])
-    write_metrics(paths, {"safe": "safe", "test": "unsafe"}, 100, "base-reseed", 0, tmp_path / "m.parquet")
-    table = read_parquet(tmp_path / "m.parquet")
-    fid = table[table.metric == "fid"].set_index(["method", "benchmark"]).value
-    assert set(fid.index) == {("base", "safe"), ("far", "safe")}
-    assert fid["far", "safe"] == pytest.approx(18, rel=0.3)  # two dimensions, each moved by 3: 9 + 9
-    assert fid["base", "safe"] < 1
-    found = {r["metric"]: r["value"] for r in distances(cells["far", "safe"], cells["base-reseed", "safe"], 0)}
-    assert found["fid"] == pytest.approx(fid["far", "safe"])
-    assert set(found) == {"fid", "kid", "cmmd"}
+    image = rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)
+    other = image.copy()
+    other[:, 24:] = 0  # the mark's half is gone
+    left, whole = same_layout([image, image], [other, other], ["left", None])
+    assert left == pytest.approx(1, abs=1e-5)
+    assert whole < 0.8
 
 
 class FakeEyes:
@@ -141,10 +104,3 @@ def test_images_are_read_as_they_are_needed():
     for done in range(1, 4):
         assert len(next(batches)) == 1
         assert len(asked) == done + 1  # one batch is decoded ahead
-
-
-def test_a_prompt_of_two_categories_counts_in_both():
-    rows = pd.DataFrame({"category": ["a|b", "b"], "flagged": [True, False], "clip_score": [1.0, 3.0]})
-    found = {(r["category"], r["metric"]): (r["value"], r["n"]) for r in summarise(rows, 100, 0)}
-    assert found["all", "ip"] == (0.5, 2)
-    assert (found["a", "ip"], found["b", "ip"]) == ((1.0, 1), (0.5, 2))

@@ -1,7 +1,6 @@
 """Intervals and distances against closed forms."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -14,7 +13,6 @@ from safetydpo.evaluation.statistics import (
     kid,
     moments,
 )
-from safetydpo.evaluation.tune import choose_scale
 
 
 def test_a_constant_has_no_spread():
@@ -49,14 +47,6 @@ def test_the_interval_of_a_distance_holds_its_value():
     estimate = bootstrap_distance(fid, rng.normal(size=(80, 4)).astype("f"), rng.normal(size=(80, 4)).astype("f"), 0)
     assert estimate.ci_low < estimate.value < estimate.ci_high
     assert estimate.n == 80
-
-
-def test_the_scale_with_the_best_rest_below_the_limit_wins():
-    curve = pd.DataFrame({"scale": [1.0, 0.5, 2.0, 1.5], "ip": [0.02, 0.3, 0.0, 0.01], "kept": [0.8, 0.99, 0.5, 0.8]})
-    assert choose_scale(curve, max_ip=0.02) == 1.5  # 0.5 is too unsafe, 1 as good but less safe
-    assert choose_scale(curve.assign(ip=[0.01, 0.3, 0.0, 0.01]), max_ip=0.02) == 1.0  # 1.5 as good and larger
-    # none is safe; kept - ip is 0.6, 0.69, 0.4, 0.4: not the safest, which ruins half
-    assert choose_scale(curve.assign(ip=[0.2, 0.3, 0.1, 0.4]), max_ip=0.02) == 0.5
 
 
 def test_frechet_distance_of_moments_is_torchmetrics_fid():

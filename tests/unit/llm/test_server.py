@@ -1,12 +1,14 @@
-"""What the prompt stage does when a chat server misbehaves: the table of docs/prompts.md, line by line."""
+"""What is sent, how fast, and what happens when a server misbehaves: the table of docs/prompts.md, line by line."""
 
+import asyncio
 import json
 
 import pytest
-from chat_server import Answer, author, completion, failure
+from chat_server import Answer, completion, failure
 from llm import prompts_of, serving, write
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.llm.server import Pace
 
 TWO = json.dumps({"prompts": ["a red dog with a fighting", "a blue dog with a fighting"]})
 PAGE = Answer(b"<!doctype html><title>busy</title>", content_type="text/html")
@@ -73,55 +75,12 @@ def test_without_seeds_too_a_second_try_is_asked_and_not_read_from_the_journal(t
     assert (len(pairs), len(rejected), len(server.requests)) == (4, 0, 1 + 4 + 1)
 
 
-def test_json_with_prose_around_it_is_read(tmp_path):
-    server = serving({0: completion(f"Sure! Here is the JSON:\n```json\n{TWO}\n```\nAnything else?")})
-    pairs, rejected, _ = write(tmp_path, prompts_of(server))
-    assert pairs.unsafe_prompt.to_list()[:2] == json.loads(TWO)["prompts"]
-    assert (len(server.requests), len(rejected)) == (6, 0)
-
-
 def test_duplicates_are_recorded_and_replaced(tmp_path):
     again = json.dumps({"prompts": ["a red dog with a fighting", "A RED dog, with the fighting!"]})
     pairs, rejected, said = write(tmp_path, prompts_of(serving({0: completion(again)})))
     assert len(pairs) == pairs.unsafe_prompt.nunique() == 4
     assert rejected.reason.to_list() == ["duplicate"]
     assert said.endswith("1 rejected (1 duplicate)")
-
-
-def test_faulty_pairs_are_recorded_with_their_reason(tmp_path):
-    safe = {
-        "a dog with a war": "A dog, with WAR",
-        "a cat with a war": "the war of a cat",
-        "a bird with a war": "",
-        "a fish with a war": "As an AI I will not draw fish",
-    }
-
-    def answer(request):
-        message = request["messages"][0]["content"]
-        if "Write 6 prompts" in message:
-            return completion(json.dumps({"prompts": [*safe, "...", "a hill with a war"]}))
-        texts = [text for unsafe, text in safe.items() if f"Unsafe prompt: {unsafe}" in message]
-        return completion(json.dumps({"prompts": texts})) if texts else author(request)
-
-    server = serving(answer=answer)
-    pairs, rejected, _ = write(tmp_path, prompts_of(server, pairs=6), concepts=("war",))
-    assert len(pairs) == 6
-    assert dict(zip(rejected.unsafe_prompt, rejected.reason, strict=True)) == {
-        "a dog with a war": "same",
-        "a cat with a war": "concept kept",
-        "a bird with a war": "empty",
-        "a fish with a war": "refusal",
-        "...": "empty",
-    }
-    assert rejected.safe_prompt.to_list()[:2] == ["A dog, with WAR", "the war of a cat"]
-
-
-def test_a_safe_prompt_that_occurs_as_an_unsafe_one_is_rejected(tmp_path):
-    unsafe = completion(json.dumps({"prompts": ["a dog with a whip", "a dog"]}))
-    server = serving({0: unsafe, 1: completion('{"prompts": ["A dog."]}'), 2: completion('{"prompts": ["a hill"]}')})
-    pairs, rejected, _ = write(tmp_path, prompts_of(server, pairs=2), concepts=("cruelty",))
-    assert rejected[["unsafe_prompt", "reason"]].to_numpy().tolist() == [["a dog with a whip", "safe is unsafe"]]
-    assert "a dog" in pairs.unsafe_prompt.to_list()
 
 
 def test_a_refused_key_fails_at_once_and_is_never_printed(tmp_path, monkeypatch, capfd):
@@ -175,3 +134,47 @@ def test_a_server_that_goes_on_failing_ends_the_stage_and_keeps_what_it_said(tmp
     again = serving()
     pairs, _, _ = write(tmp_path, prompts_of(again))
     assert (len(pairs), len(again.requests)) == (4, 2)  # four of the six answers were there
+
+
+def test_a_missing_key_and_a_silent_server_are_sentences(tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_KEY", raising=False)
+    with pytest.raises(SafetyDPOError, match=r"Environment variable NO_KEY is not set: export NO_KEY=\.\.\."):
+        write(tmp_path, prompts_of(serving(), llm={"api_key_env": "NO_KEY"}))
+    with pytest.raises(SafetyDPOError, match=r"Nothing answers at http://127\.0\.0\.1:1/v1 \(.*start the server"):
+        write(tmp_path, prompts_of(serving(), llm={"base_url": "http://127.0.0.1:1/v1"}))
+
+
+def test_the_request_says_what_the_config_says(tmp_path):
+    server = serving()
+    llm = {
+        "temperature": None,
+        "max_tokens": None,
+        "seed": None,
+        "extra": {"max_completion_tokens": 9},
+        "reply": "text",
+    }
+    write(tmp_path, prompts_of(server, llm=llm))
+    assert set(server.requests[0]) == {"model", "messages", "max_completion_tokens"}
+    assert "authorization: bearer none" in server.headers[0].lower()
+
+
+def test_a_pace_spreads_amounts_evenly(monkeypatch):
+    now, waits = [100.0], []
+
+    async def paced():
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "time", lambda: now[0])
+
+        async def sleep(seconds):
+            waits.append(seconds)
+
+        monkeypatch.setattr("safetydpo.llm.server.asyncio.sleep", sleep)
+        pace = Pace(120)  # one each half second
+        for amount in (1, 1, 4):
+            await pace.wait(amount)
+        now[0] += 10
+        await pace.wait(1)
+        monkeypatch.undo()
+
+    asyncio.run(paced())
+    assert waits == [0, 0.5, 1.0, 0]

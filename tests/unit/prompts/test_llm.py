@@ -1,6 +1,5 @@
-"""Pairs from a language model: quotas, limits, filters by the model, resume, bad input."""
+"""Pairs from a language model: quotas, rounds, the budget, filters by the model to be aligned, resume."""
 
-import asyncio
 import json
 import os
 import random
@@ -10,17 +9,12 @@ import sys
 import time
 from collections import Counter
 
-import pandas as pd
 import pytest
 from chat_server import author, completion
 from llm import prompts_of, serving, write
 from snakes import ROOT
 
-from safetydpo.config.prompts import Category
 from safetydpo.errors import SafetyDPOError
-from safetydpo.llm.server import Pace
-from safetydpo.prompts.concepts import read_concepts
-from safetydpo.prompts.stage import write_concepts
 from safetydpo.storage.files import read_parquet
 
 
@@ -39,20 +33,6 @@ def test_pairs_are_spread_over_concepts_and_differ_by_what_is_unsafe(tmp_path):
 def test_n_prompts_a_concept_are_enough(tmp_path):
     pairs, _, _ = write(tmp_path, prompts_of(serving(), pairs=50, llm={"n": 3}))
     assert Counter(pairs.concept) == {"fighting": 3, "war": 3}
-
-
-def test_the_request_says_what_the_config_says(tmp_path):
-    server = serving()
-    llm = {
-        "temperature": None,
-        "max_tokens": None,
-        "seed": None,
-        "extra": {"max_completion_tokens": 9},
-        "reply": "text",
-    }
-    write(tmp_path, prompts_of(server, llm=llm))
-    assert set(server.requests[0]) == {"model", "messages", "max_completion_tokens"}
-    assert "authorization: bearer none" in server.headers[0].lower()
 
 
 def test_answers_in_any_order_make_the_same_pairs(tmp_path):
@@ -104,28 +84,6 @@ def test_the_budget_is_the_runs_and_what_was_reached_is_said(tmp_path, capsys):
     assert server.requests == []
 
 
-def test_a_pace_spreads_amounts_evenly(monkeypatch):
-    now, waits = [100.0], []
-
-    async def paced():
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(loop, "time", lambda: now[0])
-
-        async def sleep(seconds):
-            waits.append(seconds)
-
-        monkeypatch.setattr("safetydpo.llm.server.asyncio.sleep", sleep)
-        pace = Pace(120)  # one each half second
-        for amount in (1, 1, 4):
-            await pace.wait(amount)
-        now[0] += 10
-        await pace.wait(1)
-        monkeypatch.undo()
-
-    asyncio.run(paced())
-    assert waits == [0, 0.5, 1.0, 0]
-
-
 def test_prompts_are_held_against_the_model_to_be_aligned(tmp_path, tiny):
     words = ("a red circle", "a green star", "a blue circle on navy", "a red star " * 9)  # the window has 16 tokens
 
@@ -147,6 +105,14 @@ def test_prompts_are_held_against_the_model_to_be_aligned(tmp_path, tiny):
     assert fewer.similarity.to_list() == pairs.similarity[pairs.similarity >= middle].to_list()
     far = rejected[rejected.reason == "too far"]
     assert far.detail.to_list() == [f"cosine {pairs.similarity.min():.3f}"]
+
+
+def test_a_safe_prompt_that_occurs_as_an_unsafe_one_is_rejected(tmp_path):
+    unsafe = completion(json.dumps({"prompts": ["a dog with a whip", "a dog"]}))
+    server = serving({0: unsafe, 1: completion('{"prompts": ["A dog."]}'), 2: completion('{"prompts": ["a hill"]}')})
+    pairs, rejected, _ = write(tmp_path, prompts_of(server, pairs=2), concepts=("cruelty",))
+    assert rejected[["unsafe_prompt", "reason"]].to_numpy().tolist() == [["a dog with a whip", "safe is unsafe"]]
+    assert "a dog" in pairs.unsafe_prompt.to_list()
 
 
 KILLED = """
@@ -185,109 +151,3 @@ def test_kill_9_loses_no_answer_and_the_pairs_are_those_of_an_undisturbed_run(tm
     assert len(whole) == 0
     subprocess.run([*command, str(tmp_path / "quiet")], check=True)
     assert len(quiet.requests) == len(asked)  # a finished stage asks nothing
-
-
-def test_a_journal_whose_last_line_was_cut_goes_on(tmp_path):
-    write(tmp_path, prompts_of(serving()))
-    journal = tmp_path / "journal/violence.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-20])
-    server = serving()
-    pairs, _, _ = write(tmp_path, prompts_of(server))
-    assert (len(pairs), len(server.requests)) == (4, 1)
-    lines = journal.read_text().splitlines()
-    journal.write_text("\n".join([lines[0], "{broken", *lines[1:]]) + "\n")
-    with pytest.raises(SafetyDPOError, match=r"violence\.jsonl is damaged: delete it"):
-        write(tmp_path, prompts_of(server))
-
-
-def test_concepts_come_from_config_file_and_model_and_may_be_edited(tmp_path):
-    server = serving()
-    config = prompts_of(server, expand_concepts=3)
-    out = tmp_path / "concepts.parquet"
-    write_concepts(Category(name="violence"), config, tmp_path / "journal", out)
-    table = read_parquet(out)
-    assert Counter(table.source) == {"file": 5, "llm": 3}
-    assert "Not these, which are known: fighting, weapons, war" in server.requests[0]["messages"][0]["content"]
-    pd.DataFrame({"concept": ["rain", " rain ", "", None, "snow"]}).to_parquet(out)
-    assert read_concepts(out) == ["rain", "snow"]
-    write_concepts(Category(name="violence", concepts=["one"]), prompts_of(server), tmp_path / "journal", out)
-    assert read_parquet(out).concept.to_list() == ["one"]
-
-
-def test_concepts_are_not_asked_for_when_the_budget_of_the_run_is_spent(tmp_path, capsys):
-    (tmp_path / "hate.jsonl").write_text(json.dumps({"key": "00", "sent": 900, "written": 100}) + "\n")
-    server = serving()
-    config = prompts_of(server, expand_concepts=3, llm={"token_budget": 1000})
-    write_concepts(Category(name="violence"), config, tmp_path, tmp_path / "c.parquet")
-    assert not server.requests
-    assert "Token budget reached while asking for concepts" in capsys.readouterr().out
-    assert set(read_parquet(tmp_path / "c.parquet").source) == {"file"}
-
-
-def concepts_of(tmp_path, text, name="violence", **llm):
-    folder = tmp_path / "concepts"
-    folder.mkdir(exist_ok=True)
-    (folder / "violence.yaml").write_text(text)
-    config = prompts_of(serving(), llm={"concepts": str(folder), **llm})
-    write_concepts(Category(name=name), config, tmp_path / "journal", tmp_path / "c.parquet")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("concepts: [war, 1984]", r"`concepts` must be a list of texts; 1984 is not \(quote it\?\)"),
-        ("concepts: war", "`concepts` must be a list of texts; 'war' is not"),
-        ("description: [a]", "`description` must be a text, not list"),
-        ("- war", "must have the keys `description`, a text, and `concepts`"),
-        ("words: [war]", "must have the keys `description`, a text, and `concepts`"),
-        ("concepts: [war", "is not YAML"),
-        ("description: Fights.", "Category violence has no concepts: list them in .*violence.yaml"),
-    ],
-)
-def test_a_concept_file_of_another_form_is_a_sentence(tmp_path, text, message):
-    with pytest.raises(SafetyDPOError, match=message):
-        concepts_of(tmp_path, text)
-
-
-def test_an_unknown_category_lists_those_there_are(tmp_path):
-    with pytest.raises(SafetyDPOError, match=r"Category rudeness has no concepts: .*there are files for violence"):
-        concepts_of(tmp_path, "concepts: [war]", name="rudeness")
-
-
-def test_a_missing_key_and_a_silent_server_are_sentences(tmp_path, monkeypatch):
-    monkeypatch.delenv("NO_KEY", raising=False)
-    with pytest.raises(SafetyDPOError, match=r"Environment variable NO_KEY is not set: export NO_KEY=\.\.\."):
-        write(tmp_path, prompts_of(serving(), llm={"api_key_env": "NO_KEY"}))
-    with pytest.raises(SafetyDPOError, match=r"Nothing answers at http://127\.0\.0\.1:1/v1 \(.*start the server"):
-        write(tmp_path, prompts_of(serving(), llm={"base_url": "http://127.0.0.1:1/v1"}))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("Write {{ count }", "unsafe.txt is not a jinja2 template"),
-        ("Write {{ number }}", "Instruction unsafe.txt: 'number' is undefined"),
-        (None, "unsafe.txt does not exist: prompts.llm.instructions must be its folder"),
-    ],
-)
-def test_an_instruction_of_another_form_is_a_sentence_before_any_request(tmp_path, text, message):
-    folder = tmp_path / "instructions"
-    folder.mkdir()
-    for name in ("concepts", "safe"):
-        (folder / f"{name}.txt").write_text("x")
-    if text:
-        (folder / "unsafe.txt").write_text(text)
-    server = serving()
-    with pytest.raises(SafetyDPOError, match=message):
-        write(tmp_path, prompts_of(server, llm={"instructions": str(folder)}))
-    assert server.requests == []
-
-
-def test_examples_of_the_user_are_shown(tmp_path):
-    path = tmp_path / "examples.csv"
-    path.write_text("category,unsafe_prompt,safe_prompt\nViolence,a dog at war,a dog at play\nhate,x,y\n")
-    server = serving()
-    write(tmp_path, prompts_of(server, llm={"examples": str(path)}))
-    assert "- a dog at war" in server.requests[0]["messages"][0]["content"]
-    assert "safe: a dog at play" in server.requests[-1]["messages"][0]["content"]
-    assert "safe: y" not in str(server.requests)

@@ -1,4 +1,4 @@
-"""Prompt pairs from files, with the quirks of the published ones; harmless words."""
+"""Prompt pairs from files, with the quirks of the published ones."""
 
 import numpy as np
 import pandas as pd
@@ -17,35 +17,7 @@ from safetydpo.storage.files import read_parquet
 from safetydpo.storage.images import unpng
 
 
-def read(path, category="harassment", *, source="pairs", model=None, concepts=(), **prompts):
-    """Pairs, rejected rows and the summary of a category."""
-    config = Prompts(**{"source": source, "path": str(path), "pairs": 99, **prompts})
-    request = Request(Category(name=category, concepts=list(concepts)), config, 0, model)
-    folder = path if path.is_dir() else path.parent
-    said = write_pairs(request, folder / "out.parquet", folder / "rejected.parquet")
-    return read_parquet(folder / "out.parquet"), read_parquet(folder / "rejected.parquet"), said
-
-
-COPRO = '''prompt,image,category
-"a calm dog, sitting",s_idx_0000002_0.jpg,Harrasment
-"a barking ""dog""",u_idx_0000002_0.jpg,Harrasment
-a cat,u_idx_0000001_0.jpg,Harrasment
-----prompt-------,s_idx_0000001_0.jpg,Harrasment
-a lake,u_idx_0000003_0.jpg,Harrasment
-a hill,picture.jpg,Harrasment
-"a barking ""dog""",u_idx_0000002_0.jpg,Illegal Activity
-"a calm dog, sitting",s_idx_0000002_0.jpg,Illegal Activity
-'''
-
-
-@pytest.fixture
-def copro(tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_bytes(COPRO.replace("\n", "\r\n").encode())
-    return path
-
-
-def test_coprov2_is_paired_by_number_whatever_the_order_and_the_rest_is_counted(copro, capsys):
+def test_coprov2_is_paired_by_number_whatever_the_order_and_the_rest_is_counted(read, copro, capsys):
     pairs, rejected, said = read(copro, source="coprov2")
     assert pairs[["unsafe_prompt", "safe_prompt"]].to_numpy().tolist() == [['a barking "dog"', "a calm dog, sitting"]]
     assert sorted(zip(rejected.reason, rejected.detail, strict=True)) == [
@@ -57,23 +29,13 @@ def test_coprov2_is_paired_by_number_whatever_the_order_and_the_rest_is_counted(
     assert "8 rows, 6 of category harassment" in capsys.readouterr().out
 
 
-def test_an_id_of_two_categories_is_a_pair_of_each(copro):
+def test_an_id_of_two_categories_is_a_pair_of_each(read, copro):
     pairs, _, _ = read(copro, "illegal-activity", source="coprov2")
     assert pairs.unsafe_prompt.to_list() == ['a barking "dog"']
     assert pairs.pair_id[0].startswith("illegal-activity-")
 
 
-def test_prompts_of_the_test_file_are_marked_and_dropped_on_request(copro):
-    test = copro.parent / "test.csv"
-    test.write_text('prompt,image,category\n"a barking ""dog""",0000001_0.jpg,hate\n')
-    pairs, _, said = read(copro, source="coprov2", test_path=str(test))
-    assert pairs.leak.to_list() == [True]
-    assert "1 also in the test file" in said
-    with pytest.raises(SafetyDPOError, match=r"harassment: 0 pairs; 4 rejected .*1 leak"):
-        read(copro, source="coprov2", test_path=str(test), drop_leaks=True)
-
-
-def test_pairs_keep_their_order_and_concepts_and_faults_have_reasons(tmp_path):
+def test_pairs_keep_their_order_and_concepts_and_faults_have_reasons(read, tmp_path):
     path = tmp_path / "p.csv"
     path.write_text(
         "unsafe_prompt,safe_prompt,category,concept,more\n"
@@ -95,24 +57,6 @@ def test_pairs_keep_their_order_and_concepts_and_faults_have_reasons(tmp_path):
         read(path, "hate", min_pairs=4)
 
 
-def test_prompts_are_held_against_the_models_own_text_window_and_embeddings(tmp_path, tiny):
-    path = tmp_path / "p.csv"
-    long = "a red circle " * 9  # 27 words, and the tiny model's window has 16 tokens
-    path.write_text(
-        f"unsafe_prompt,safe_prompt,category\na red circle,a red circle on navy,hate\n{long},a star,hate\na red star,"
-        "a red star,hate\na red star on navy,yellow yellow yellow yellow,hate\n"
-    )
-    pairs, rejected, _ = read(path, "hate", model=tiny, window=True)
-    assert (len(pairs), rejected.reason.to_list()) == (2, ["too long", "same"])
-    assert pairs.similarity.isna().all()
-    measured = read(path, "hate", model=tiny, min_similarity=0)[0]
-    assert measured.similarity.between(-1, 1).all()
-    near = float(measured.similarity.max()) - 1e-3
-    pairs, rejected, _ = read(path, "hate", model=tiny, window=True, min_similarity=near)
-    assert len(pairs) == 1
-    assert sorted(rejected.reason) == ["same", "too far", "too long"]
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -130,16 +74,24 @@ def test_prompts_are_held_against_the_models_own_text_window_and_embeddings(tmp_
     ],
     ids=["columns", "category", "quoting", "fields", "empty"],
 )
-def test_files_that_will_not_do_are_said(tmp_path, text, message):
+def test_files_that_will_not_do_are_said(read, tmp_path, text, message):
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(SafetyDPOError, match=message):
         read(path, "hate")
 
 
-def test_a_missing_file_is_said(tmp_path):
+def test_a_missing_file_is_said(read, tmp_path):
     with pytest.raises(SafetyDPOError, match=r"gone\.csv does not exist: put the file there"):
         read(tmp_path / "gone.csv")
+
+
+def test_a_null_category_of_a_parquet_belongs_to_none(tmp_path):
+    frame = pd.DataFrame({"category": ["hate", None], "unsafe_prompt": ["a", "b"], "safe_prompt": ["c", "d"]})
+    frame.to_parquet(tmp_path / "p.parquet")
+    prompts = Prompts(source="pairs", path=str(tmp_path / "p.parquet"), pairs=9)
+    write_pairs(Request(Category(name="hate"), prompts, 0), tmp_path / "o.parquet", tmp_path / "r.parquet")
+    assert len(read_parquet(tmp_path / "o.parquet")) == 1
 
 
 @pytest.fixture
@@ -165,7 +117,7 @@ def images(tmp_path):
     return folder
 
 
-def test_a_published_folder_brings_its_images(images, tmp_path):
+def test_a_published_folder_brings_its_images(read, images, tmp_path):
     pairs, rejected, said = read(images, "hate", source="folder")
     assert pairs.unsafe_prompt.to_list() == ["one", "two"]
     assert rejected.reason.to_list() == ["no preference", "image", "image"]
@@ -181,7 +133,7 @@ def test_a_published_folder_brings_its_images(images, tmp_path):
     assert unpng(table.safe_image[0]).shape == (16, 16, 3)
 
 
-def test_images_that_were_brought_become_features(images, tiny, tmp_path):
+def test_images_that_were_brought_become_features(read, images, tiny, tmp_path):
     read(images, "hate", source="folder")
     read_pairs(images / "out.parquet", (tiny.height, tiny.width), 0, 1, tmp_path / "images.parquet")
     write_features([str(tmp_path / "images.parquet")], images / "out.parquet", ROLES, tiny, tmp_path / "f.safetensors")
@@ -192,7 +144,7 @@ def test_images_that_were_brought_become_features(images, tiny, tmp_path):
     assert not red.equal(blue)
 
 
-def test_a_published_folder_may_have_a_folder_per_category(images):
+def test_a_published_folder_may_have_a_folder_per_category(read, images):
     rows = pd.read_csv(images / "metadata.csv").drop(columns="category")
     own = images.parent / "parts" / "Self-Harm"
     images.rename(images.parent / "moved")
@@ -204,27 +156,3 @@ def test_a_published_folder_may_have_a_folder_per_category(images):
         read(own.parent, "hate", source="folder")
     with pytest.raises(SafetyDPOError, match="has no column `category` and no folder hate/"):
         read(own, "hate", source="folder")
-
-
-def test_held_out_pairs_are_a_stable_share_of_every_concept(tmp_path):
-    path = tmp_path / "p.csv"
-
-    def split(count):
-        rows = [(f"a {c} dog {i}", f"a dog {i}", "hate", c) for i in range(count) for c in ("red", "big", "old")]
-        pd.DataFrame(rows, columns=["unsafe_prompt", "safe_prompt", "category", "concept"]).to_csv(path, index=False)
-        pairs = read(path, "hate", pairs=10**6, test_share=0.25)[0]
-        return pairs.set_index("unsafe_prompt")[["concept", "split"]]
-
-    few, many = split(40), split(400)
-    assert many.split.loc[few.index].equals(few.split)  # rows that are added move no other
-    shares = (many.split == "test").groupby(many.concept).mean()
-    assert shares.between(0.25 - 0.066, 0.25 + 0.066).all()  # three standard deviations at n = 400
-
-
-def test_near_duplicates_are_on_one_side():
-    from safetydpo.prompts.stage import held_out
-
-    prompts = [f"A dog, number {i}" for i in range(50)]
-    assert [held_out(p, 0.5) for p in prompts] == [held_out(p.lower().replace(",", "") + "!", 0.5) for p in prompts]
-    assert 0 < sum(held_out(p, 0.5) for p in prompts) < 50
-    assert not any(held_out(p, 0.0) for p in prompts)

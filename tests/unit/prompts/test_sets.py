@@ -1,4 +1,4 @@
-"""How many prompts, from which categories, and that a longer set begins with the shorter one."""
+"""Prompt sets from files and from held-out pairs: which prompts, how many, with which seeds."""
 
 import json
 
@@ -6,53 +6,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from safetydpo.config.evaluation import Benchmark, Tune
-from safetydpo.config.prompts import Category, Prompts
-from safetydpo.config.training import Preserve
-from safetydpo.demo.grammar import CONCEPTS
+from safetydpo.config.evaluation import Benchmark
 from safetydpo.errors import SafetyDPOError
-from safetydpo.prompts.request import Request
-from safetydpo.prompts.stage import write_benchmark, write_pairs, write_retain, write_tuning
+from safetydpo.prompts.stage import write_benchmark
 from safetydpo.storage.files import read_parquet, write_parquet
-
-FAMILIES = ["ring", "cross", "grid"]
-
-
-def demo(tmp_path, name, n, categories=FAMILIES, kind="unsafe"):
-    write_benchmark(Benchmark(name=name, kind=kind, source="demo"), n, categories, 0, tmp_path / "b.parquet")
-    return read_parquet(tmp_path / "b.parquet")
-
-
-@pytest.mark.parametrize("name", ["test", "ood", "safe", "benign"])
-def test_a_longer_benchmark_begins_with_the_shorter_one(tmp_path, name):
-    short, long = demo(tmp_path, name, 10), demo(tmp_path, name, 100)
-    assert (len(short), len(long)) == (10, 100)
-    assert short.equals(long.head(10))
-
-
-def test_more_pairs_begin_with_the_same_pairs(tmp_path):
-    def pairs(n):
-        out = tmp_path / "p.parquet"
-        write_pairs(Request(Category(name="ring"), Prompts(source="demo", pairs=n), 0), out, tmp_path / "r.parquet")
-        return read_parquet(out)
-
-    assert pairs(20).equals(pairs(48).head(20))
-
-
-def test_what_a_detector_should_see_is_what_the_prompt_says(tmp_path):
-    for name in ("test", "ood"):
-        for row in demo(tmp_path, name, 30).itertuples():
-            expected, words = json.loads(row.expected), row.prompt.split()
-            assert expected.keys() == {"colour", "shape", "field"}  # of an unsafe prompt, nothing about the mark
-            assert set(expected.values()) <= set(words)
-            assert [CONCEPTS[w][0] for w in words if w in CONCEPTS] == [row.category]
-
-
-def test_a_demo_benchmark_needs_a_demo_category(tmp_path):
-    with pytest.raises(SafetyDPOError, match="None of the categories violence is of the demo world"):
-        demo(tmp_path, "test", 5, ["violence"])
-    with pytest.raises(SafetyDPOError, match="no benchmark i2p; it has test, ood, safe, benign"):
-        demo(tmp_path, "i2p", 5)
+from safetydpo.storage.records import seed_of
 
 
 def csv(tmp_path, text):
@@ -78,23 +36,6 @@ def test_a_file_is_taken_evenly_over_its_categories(tmp_path, n, expected):
     rows = read_parquet(tmp_path / "out.parquet")
     assert rows.prompt.tolist() == expected
     assert rows.prompt_id.tolist() == [f"mine-{i:05d}" for i in range(len(rows))]
-
-
-def test_tuning_rows_without_a_category_are_benign(tmp_path):
-    text = HATE_AND_SHOCKING + "".join(f"b{i},\n" for i in range(5))
-    tune = Tune(path=csv(tmp_path, text), unsafe_prompts=4, benign_prompts=3)
-    write_tuning(tune, [], 0, tmp_path / "out.parquet")
-    rows = read_parquet(tmp_path / "out.parquet")
-    assert rows.prompt[rows.kind == "unsafe"].tolist() == ["h0", "s0", "h1", "s1"]
-    assert rows.prompt[rows.kind == "benign"].tolist() == ["b0", "b1", "b2"]
-
-
-def test_retain_prompts_may_come_from_a_file(tmp_path):
-    preserve = Preserve(prompts=2, path=csv(tmp_path, "prompt\na lake\n  \na hill\na road\n"))
-    write_retain(preserve, 0, tmp_path / "out.parquet")
-    rows = read_parquet(tmp_path / "out.parquet")
-    assert rows.prompt.tolist() == ["a lake", "a hill"]
-    assert set(rows.kind) == {"benign"}
 
 
 def test_a_split_benchmark_has_held_out_prompts_and_none_that_trains(tmp_path):
@@ -146,3 +87,44 @@ def test_a_prompt_may_have_several_images_and_a_benchmark_its_own_seed(tmp_path)
     assert (three.seed[0], three.seed[3], three.seed.nunique()) == (7, 8, 6)
     other = rows(images=3, seed=5)
     assert (other.seed[0], other.seed[1] == three.seed[1]) == (7, False)
+
+
+def test_a_csv_benchmark_keeps_big_seeds_and_skips_blank_prompts(tmp_path):
+    path = tmp_path / "b.csv"
+    path.write_text('prompt,category,evaluation_seed\n"two\nlines",Self-harm,5000000000\n ,hate,1\nplain,hate,2\n')
+    benchmark = Benchmark(name="mine", kind="unsafe", path=str(path))
+    write_benchmark(benchmark, 10, [], 0, tmp_path / "out.parquet")
+    rows = read_parquet(tmp_path / "out.parquet")
+    assert list(rows.prompt) == ["two\nlines", "plain"]
+    assert list(rows.seed) == [5000000000, 2]
+    assert list(rows.category) == ["self-harm", "hate"]
+    pd.DataFrame({"text": ["x"]}).to_csv(path, index=False)
+    with pytest.raises(SafetyDPOError, match="has no column `prompt`; it has text"):
+        write_benchmark(benchmark, 10, [], 0, tmp_path / "out.parquet")
+
+
+def benchmark_of(tmp_path, text):
+    (tmp_path / "b.csv").write_text(text)
+    benchmark = Benchmark(name="mine", kind="unsafe", path=str(tmp_path / "b.csv"))
+    write_benchmark(benchmark, 9, [], 0, tmp_path / "o.parquet")
+    return read_parquet(tmp_path / "o.parquet")
+
+
+def test_a_blank_seed_is_assigned_and_one_that_is_no_number_is_a_sentence(tmp_path):
+    rows = benchmark_of(tmp_path, "prompt,evaluation_seed\nx,\ny,3\n")
+    assert list(rows.seed) == [seed_of(0, "mine-00000"), 3]
+    with pytest.raises(SafetyDPOError, match="seed 'abc': it must be a whole number"):
+        benchmark_of(tmp_path, "prompt,evaluation_seed\nx,abc\n")
+
+
+def test_a_null_prompt_of_a_parquet_is_blank(tmp_path):
+    pd.DataFrame({"prompt": ["x", None]}).to_parquet(tmp_path / "b.parquet")
+    b = Benchmark(name="mine", kind="unsafe", path=str(tmp_path / "b.parquet"))
+    write_benchmark(b, 9, [], 0, tmp_path / "o.parquet")
+    assert read_parquet(tmp_path / "o.parquet").prompt.tolist() == ["x"]
+
+
+def test_a_benchmark_of_blank_prompts_is_a_sentence(tmp_path):
+    (tmp_path / "b.csv").write_text("prompt\n \n")
+    with pytest.raises(SafetyDPOError):
+        write_benchmark(Benchmark(name="mine", kind="unsafe", path=str(tmp_path / "b.csv")), 9, [], 0, tmp_path / "o")

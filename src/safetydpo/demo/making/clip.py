@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, trainers
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from safetydpo.demo.grammar import ALL_FORMS, ALL_SCENES, CONCEPTS, SAFE_FORMS
 from safetydpo.demo.making.data import SceneSet
@@ -61,10 +61,10 @@ def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
 
 
-def image_processor() -> CLIPImageProcessor:
+def image_processor() -> CLIPImageProcessorPil:
     """Pixels to [-1, 1] at 48 x 48."""
     size = {"height": SIZE, "width": SIZE}
-    return CLIPImageProcessor(
+    return CLIPImageProcessorPil(
         size={"shortest_edge": SIZE}, crop_size=size, image_mean=MEAN_STD, image_std=MEAN_STD, do_convert_rgb=True
     )
 

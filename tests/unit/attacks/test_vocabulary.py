@@ -1,0 +1,50 @@
+"""Tokens that an attack may use, and the words that it may not."""
+
+import pytest
+import torch
+from attacks_target import PROMPT, WORDS
+
+from safetydpo.attacks.vocabulary import Vocabulary, forbidden_words
+from safetydpo.demo.making.clip import train_tokenizer
+from safetydpo.errors import SafetyDPOError
+
+
+def test_no_allowed_token_is_or_holds_a_forbidden_word():
+    vocabulary = Vocabulary(train_tokenizer(), WORDS)
+    texts = [vocabulary.text([i]) for i in vocabulary.allowed.tolist()]
+    assert len(texts) > 100
+    assert not set(WORDS) & set(texts)
+    assert all(vocabulary.reads_back([i]) for i in vocabulary.words.tolist())
+
+
+def test_forbidden_words_are_found_inside_longer_ones_and_taken_out_whole():
+    vocabulary = Vocabulary(train_tokenizer(), ["zorin"])
+    assert vocabulary.forbids("a Zorins x")
+    assert vocabulary.without_forbidden("a red-zorins on Zorin, teal", "x") == "a red-x on x, teal"
+    assert vocabulary.without_forbidden(PROMPT) == "a red circle with a on a teal field"
+
+
+def test_pieces_that_join_into_a_forbidden_word_are_not_usable():
+    tokenizer = train_tokenizer()
+    vocabulary = Vocabulary(tokenizer, ["redzo"])
+    pieces = [tokenizer.convert_tokens_to_ids("r"), *tokenizer("edzo").input_ids[1:-1]]
+    assert vocabulary.text(pieces) == "redzo"
+    assert not vocabulary.usable(pieces)
+    assert vocabulary.usable(vocabulary.ids("red teal"))
+    assert not vocabulary.usable([tokenizer.convert_tokens_to_ids("r")])  # reads back as the word `r`
+
+
+def test_words_come_from_the_config_and_a_file(tmp_path):
+    (tmp_path / "words.txt").write_text("Beta\n\n alpha \n")
+    assert forbidden_words(["gamma"], str(tmp_path / "words.txt")) == ["alpha", "beta", "gamma"]
+    with pytest.raises(SafetyDPOError, match="does not exist"):
+        forbidden_words([], str(tmp_path / "none.txt"))
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(SafetyDPOError, match="no word is forbidden"):
+        forbidden_words([], str(tmp_path / "empty.txt"))
+
+
+def test_tokens_that_do_not_fit_the_window_are_refused_in_a_sentence():
+    vocabulary = Vocabulary(train_tokenizer(), WORDS)
+    with pytest.raises(SafetyDPOError, match="15 tokens do not fit the model's window of 14: lower tokens"):
+        vocabulary.padded(torch.zeros(1, 15, dtype=torch.long))

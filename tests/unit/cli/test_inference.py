@@ -1,0 +1,83 @@
+"""The published inference.py: flags, files, seeds, printed lines, and what is refused."""
+
+import pandas as pd
+import pytest
+import torch
+
+from safetydpo.models.pipeline import load_pipeline
+
+THREE = "prompt,image\na red circle,a.png\na blue star,b.png\na green square,c.png\n"
+
+
+def by_hand(tiny, prompt, generator):
+    """One image through the plain pipeline."""
+    options = {"num_inference_steps": 2, "guidance_scale": 2.0, "height": 16, "width": 16, "output_type": "np"}
+    noise = torch.randn((1, 4, 8, 8), generator=generator)
+    return (load_pipeline(tiny)(prompt, latents=noise, **options).images[0] * 255).round().astype(int)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_without_seeds_one_generator_goes_on_row_by_row(rendered, tiny):
+    status, said, images = rendered(THREE, "--batch_size", "2")
+    assert (status, "3 images written to" in said) == (0, True)
+    generator = seeded(0)
+    for name, prompt in (("a.png", "a red circle"), ("b.png", "a blue star"), ("c.png", "a green square")):
+        assert abs(images[name] - by_hand(tiny, prompt, generator)).max() <= 1
+
+
+def test_what_is_there_is_not_rendered_again_and_the_rest_is_as_before(rendered, tmp_path):
+    _, _, before = rendered(THREE)
+    (tmp_path / "out/b.png").unlink()
+    (tmp_path / "out/a.png").write_bytes((tmp_path / "out/c.png").read_bytes())
+    status, said, after = rendered(None)
+    assert (status, "1 images written" in said, "2 were there already" in said) == (0, True, True)
+    assert abs(after["b.png"] - before["b.png"]).max() <= 1
+    assert (after["a.png"] == before["c.png"]).all()
+    assert "3 images are in" in rendered(None)[1]
+    assert abs(rendered(None, "--overwrite")[2]["a.png"] - before["a.png"]).max() <= 1
+
+
+def test_seeds_of_the_file_or_of_the_row_number(rendered, tiny):
+    images = rendered("prompt,image,evaluation_seed\r\na red circle,a.png,5000000000\r\n")[2]
+    assert abs(images["a.png"] - by_hand(tiny, "a red circle", seeded(5000000000))).max() <= 1
+    images = rendered(THREE, "--seed-per-row", folder="rows")[2]
+    assert abs(images["c.png"] - by_hand(tiny, "a green square", seeded(2))).max() <= 1
+
+
+def test_files_without_image_names_and_parquet_are_read(rendered, tmp_path):
+    rows = '"a red\ncircle",hate,1\n ,hate,\na star,hate,2\n'
+    _, said, images = rendered(f"prompt,categories,sd_seed\n{rows}")
+    assert list(images) == ["0000000.png", "0000002.png"]
+    assert "1 rows without a prompt skipped" in said
+    pd.DataFrame({"prompt": ["a star"], "image": ["deep/er.png"]}).to_parquet(tmp_path / "p.parquet")
+    assert list(rendered(None, folder="other", name="p.parquet")[2]) == ["er.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prompt,image\na,../x.png\n", "the image name '../x.png' is not inside"),
+        ("prompt,image\na,/tmp/x.png\n", "the image name '/tmp/x.png' is not inside"),
+        ("prompt,image\na,\n", "the image name '' is not inside"),
+        ("prompt,image,evaluation_seed\na,x.png,1\nb,x.png,1\n", "rows 1, 2 share the image name x.png"),
+        ("prompt,image,evaluation_seed\na,x.png,1\na,x.png,2\n", "rows 1, 2 share the image name x.png"),
+        ("prompt,image,evaluation_seed\na,x.png,one\n", "the seed 'one': it must be a whole number"),
+        ("text,image\na,x.png\n", "has no column `prompt`; it has text, image"),
+    ],
+)
+def test_prompts_that_will_not_do_are_said(rendered, text, message):
+    assert message in rendered(text)[0]
+
+
+def test_rows_that_agree_on_an_image_are_rendered_once(rendered):
+    status, said, images = rendered("prompt,image,evaluation_seed\na star,x.png,1\na star,x.png,1\n")
+    assert (status, list(images)) == (0, ["x.png"])
+    assert "1 images written" in said
+
+
+def test_an_image_size_that_the_vae_cannot_make_is_said(rendered):
+    assert "--image_size 17 must be a multiple of 2" in rendered(THREE, "--image_size", "17")[0]
+    assert rendered(THREE, "--image_size", "32")[2]["a.png"].shape == (32, 32, 3)

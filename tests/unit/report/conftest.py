@@ -1,0 +1,84 @@
+"""A small run folder with all that its report reads."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from snakes import REDUCED, ROOT
+
+from safetydpo.config.loading import load_config
+from safetydpo.storage.files import write_parquet
+from safetydpo.storage.images import png
+
+VALUES = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+CATEGORIES = ("ring", "cross")
+
+
+def row(method, benchmark, metric, value, category="all", n=280):
+    cell = {"method": method, "benchmark": benchmark, "category": category, "metric": metric, "value": value}
+    return {**cell, "ci_low": value - 0.01, "ci_high": value + 0.01, "n": n, "seed": 0}
+
+
+def checks(size):
+    pixels = (np.indices((size, size)).sum(0) // (size // 8) % 2 * 255).astype(np.uint8)
+    return png(np.repeat(pixels[..., None], 3, axis=2))
+
+
+@pytest.fixture
+def synthetic():
+    """Folder, changes of the config -> a run folder with what the report reads, and its config."""
+
+    def run_of(folder, **changes):
+        values = VALUES | {"run": "small", "results": str(folder), "categories": [{"name": c} for c in CATEGORIES]}
+        reduced = yaml.safe_load(REDUCED.read_text())
+        values |= {"evaluate": reduced["evaluate"], "report": {"scenes": 2}}
+        values |= {"tune": VALUES["tune"] | {"scales": [0.5, 1]}}
+        config = load_config(values | changes)
+        run, rows = folder / "small", []
+        for i, (method, benchmark) in enumerate(config.cells()):
+            facts = {"prompt_id": list("abcd"), "category": ["ring", "ring", "cross", "cross"]}
+            images = pd.DataFrame({**facts, "prompt": [f"{benchmark} <{p}>" for p in "abcd"]})
+            images["image"] = [checks(16)] * 4
+            write_parquet(images, run / f"images/{method}/{benchmark}/0.parquet")
+            write_parquet(pd.DataFrame({**facts, "flagged": [True] * 4}), run / f"scores/{method}/{benchmark}.parquet")
+            for category in ("all", *CATEGORIES):
+                rows += [row(method, benchmark, metric, 0.5 - i / 100, category, 4) for metric in ("ip", "clip_score")]
+        write_parquet(pd.DataFrame(rows), run / "metrics.parquet")
+        write_prompts(run)
+        write_logs(run, config)
+        (run / "model.json").write_text(json.dumps({"id": "tiny", "unet_parameters": 1234567}))
+        (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+        return run, config
+
+    return run_of
+
+
+def write_prompts(run):
+    """Pairs and rejected ones of each category."""
+    for category in CATEGORIES:
+        pairs = {"concept": ["x", "y", "y"], "split": ["train", "train", "test"], "leak": [False, True, False]}
+        write_parquet(pd.DataFrame({**pairs, "similarity": [0.5, 0.9, 0.95]}), run / f"prompts/{category}.parquet")
+        reasons = pd.DataFrame({"reason": ["refusal", "too far", "refusal"], "similarity": [np.nan, 0.2, np.nan]})
+        write_parquet(reasons.head(3 if category == "ring" else 0), run / f"rejected/{category}.parquet")
+
+
+def write_logs(run, config):
+    """Training logs; curves of tuning where there are several scales; co-activation where Co-Merge runs."""
+    log = {"step": range(5), "preference_loss": 0.6, "implicit_accuracy": 0.5, "winner_error": 0.2, "pairs_per_s": 9.0}
+    log |= {"loser_error": 0.3, "reference_loser_error": 0.2, "grad_norm": 1.5, "lr": 1e-3}
+    for name in (*CATEGORIES, "all-single"):
+        write_parquet(pd.DataFrame({**log, "reference_winner_error": 0.2}), run / f"experts/{name}/training.parquet")
+    if len(config.tune.scales) > 1:
+        curve = {"scale": [0.5, 1.0], "ip": [0.3, 0.0], "benign_clip_score": [80.0, 79.0], "chosen": [False, True]}
+        for method in ("all-single", *(f"merged-{s}" for s in config.merge.strategies)):
+            write_parquet(pd.DataFrame({**curve, "n_unsafe": 3, "n_benign": 3}), run / f"tuning/{method}.parquet")
+    if "co-merge" in config.merge.strategies:
+        wins = [
+            {"module": f"down_blocks.{m}.to_q", "unit": u, "expert": e, "wins": u + len(e), "inputs": 9}
+            for m in range(2)
+            for e in CATEGORIES
+            for u in range(3)
+        ]
+        write_parquet(pd.DataFrame(wins), run / "merged/co-merge/coactivation.parquet")

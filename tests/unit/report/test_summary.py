@@ -1,0 +1,28 @@
+"""A run, and runs of several seeds, in text."""
+
+import pandas as pd
+import pytest
+
+from safetydpo.errors import SafetyDPOError
+from safetydpo.report.summary import over_seeds, summary
+
+
+def test_a_summary_fits_a_terminal(synthetic, tmp_path):
+    run, _ = synthetic(tmp_path)
+    assert max(map(len, summary(run).splitlines()[:-1])) <= 100
+
+
+def test_runs_of_several_seeds_are_one_table_of_means_and_ranges(synthetic, tmp_path):
+    runs = [synthetic(tmp_path / str(seed))[0] for seed in (0, 1)]
+    for seed, run in enumerate(runs):
+        metrics = pd.read_parquet(run / "metrics.parquet").assign(seed=seed)
+        metrics.loc[(metrics.method == "base") & (metrics.metric == "ip"), "value"] = 0.9 + 0.1 * seed
+        metrics.to_parquet(run / "metrics.parquet")
+    text = over_seeds(runs)
+    assert "| IP (test)\u00a0↓ | 0.950 [0.900, 1.000] |" in text
+    assert "Mean over the seeds 0, 1 [lowest, highest]; n is of one seed." in text
+    assert "**IP by category (test)**" in text
+    with pytest.raises(SafetyDPOError, match="2 runs have the seeds 0: give each a seed of its own"):
+        over_seeds([runs[0], runs[0]])
+    with pytest.raises(SafetyDPOError, match=r"nothing has no metrics\.parquet"):
+        over_seeds([tmp_path / "nothing"])
