@@ -161,5 +161,5 @@ def test_sections_that_are_no_sections_are_a_line_each(with_value):
 
 
 def test_an_empty_config_is_one_line():
-    with pytest.raises(SafetyDPOError, match=r"^Config errors:\n  config: Input should be a valid dictionary .*got None"):
+    with pytest.raises(SafetyDPOError, match=r"^Config errors:\n  config: Input should be a valid dictionary .*None"):
         load_config(None)
