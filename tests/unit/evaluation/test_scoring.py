@@ -87,9 +87,18 @@ def test_a_prompt_that_base_has_no_image_of_is_named():
         rows_of(look_at(FakeEyes(), [shown([1], "c")], facts("abc", [{}] * 3), beside("ab")))
 
 
-def test_images_of_another_prompt_set_are_refused():
+class NoEyes:
+    """Must not be asked."""
+
+    def look(self, images, prompts):
+        raise AssertionError("scored")
+
+
+def test_images_of_another_prompt_set_or_without_bases_are_refused_before_they_are_scored():
     with pytest.raises(SafetyDPOError, match="Images of b are not in the prompt set"):
-        rows_of(look_at(FakeEyes(), [shown([1, 2], "ab")], facts("a", [{}])))
+        rows_of(look_at(NoEyes(), [shown([1, 1], "ab")], facts("a", [{}])))
+    with pytest.raises(SafetyDPOError, match="The base model has no image of prompt c"):
+        rows_of(look_at(NoEyes(), [shown([1], "c")], facts("abc", [{}] * 3), beside("ab")))
 
 
 def test_images_are_read_as_they_are_needed():

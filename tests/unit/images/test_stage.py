@@ -1,19 +1,28 @@
-"""Rendered tables: seeds, narrowing, and the layout that `datasets` opens."""
+"""Rendered tables: seeds, the layout that `datasets` opens, and rows that are written as they come."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
-import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from PIL.Image import Image
 
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.images.stage import render_prompts
+from safetydpo.images.stage import render_pairs, render_prompts
 from safetydpo.methods.registry import RESEED
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
 from safetydpo.storage.files import read_parquet, write_parquet
 from safetydpo.storage.images import unpng
 from safetydpo.storage.records import seed_of
+
+MODEL = Model(id="m", height=8, width=8, num_inference_steps=1, guidance_scale=1, batch_size=4)
 
 
 def difference(a, b):
@@ -29,32 +38,6 @@ def test_both_images_of_a_pair_start_from_the_pairs_seed(tiny, tiny_features):
         mine, other = render(pipeline, [prompt] * 2, [seed, seed + 1], tiny)
         assert difference(unpng(pairs[f"{column}_image"][1]), mine) <= 1
         assert difference(unpng(pairs[f"{column}_image"][1]), other) > 1
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory):
-    """Six prompts, categories a b a b a b, seed 0 for all."""
-    path = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
-    rows = [{"prompt_id": f"x-{i}", "prompt": "a red circle", "category": "ab"[i % 2], "seed": 0} for i in range(6)]
-    write_parquet(pd.DataFrame(rows), path)
-    return path
-
-
-def test_category_then_n_then_shard_narrow_the_prompts(tiny, prompts, tmp_path):
-    found = []
-    for shard in (0, 1):  # category b is x-1 x-3 x-5, its first 2 are x-1 x-3
-        out = tmp_path / f"{shard}.parquet"
-        render_prompts(prompts, tiny, out, shard=shard, shards=2, n=2, category="b")
-        found.append(read_parquet(out).prompt_id.tolist())
-    assert found == [["x-1"], ["x-3"]]
-
-
-def test_too_many_shards_and_an_empty_category_are_told_apart(tiny, prompts, tmp_path):
-    with pytest.raises(SafetyDPOError, match=r"6 rows, fewer than the 7 shards"):
-        render_prompts(prompts, tiny, tmp_path / "o.parquet", shard=0, shards=7)
-    with pytest.raises(SafetyDPOError, match="no prompts of category c"):
-        render_prompts(prompts, tiny, tmp_path / "o.parquet", category="c")
-    assert not (tmp_path / "o.parquet").exists()
 
 
 def test_a_seed_offset_is_added_and_recorded(tiny, prompts, tmp_path):
@@ -76,3 +59,130 @@ def test_datasets_opens_the_shards_as_images(tiny, tiny_features, prompts, tmp_p
         for column in columns:
             assert isinstance(data[1][column], Image)
             assert np.array_equal(np.asarray(data[1][column]), unpng(table[column][1]))
+
+
+def pixels_of(prompt, seed):
+    """An image that tells its prompt and seed from all others."""
+    digest = hashlib.sha256(f"{seed}/{prompt}".encode()).digest()
+    return np.frombuffer(digest[:12], np.uint8).reshape(2, 2, 3)
+
+
+@pytest.fixture
+def rendering(monkeypatch):
+    """Let images be those of `pixels_of`, made without a model; `check` is called before image number `at`."""
+
+    def patch(at, check):
+        def render(_, prompts, seeds, config):
+            assert config is MODEL
+            for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+                if i == at:
+                    check()
+                yield pixels_of(prompt, seed)
+
+        monkeypatch.setattr("safetydpo.images.stage.render", render)
+        monkeypatch.setattr("safetydpo.images.stage.open_method", lambda *_: None)
+        monkeypatch.setattr("safetydpo.images.stage.load_pipeline", lambda *_: None)
+
+    return patch
+
+
+def many_prompts(folder, count):
+    rows = [{"prompt_id": f"x-{i}", "prompt": f"prompt {i}", "category": "c", "seed": i % 7} for i in range(count)]
+    write_parquet(rows, folder / "prompts.parquet")
+    return folder / "prompts.parquet"
+
+
+def row_groups(path):
+    metadata = pq.ParquetFile(path).metadata
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+def begun(out, seen):
+    """A check that rows are on disk already, though not under their final name."""
+
+    def check():
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        assert temporary.stat().st_size > 4  # more than Parquet's magic number
+        assert not out.exists()
+        seen.append(temporary)
+
+    return check
+
+
+def test_images_are_written_as_they_come(rendering, tmp_path):
+    out, seen = tmp_path / "out.parquet", []
+    rendering(300, begun(out, seen))
+    render_prompts(many_prompts(tmp_path, 600), MODEL, out)
+    assert len(seen) == 1
+    assert row_groups(out) == [256, 256, 88]
+    table = read_parquet(out)
+    assert table.prompt_id.tolist() == [f"x-{i}" for i in range(600)]
+    for row in table.itertuples():
+        assert np.array_equal(unpng(row.image), pixels_of(row.prompt, row.seed))
+
+
+def test_pairs_are_written_as_they_come_each_with_its_own_two_images(rendering, tmp_path):
+    rows = [{"pair_id": f"p{i}", "unsafe_prompt": f"unsafe {i}", "safe_prompt": f"safe {i}"} for i in range(300)]
+    write_parquet(rows, tmp_path / "prompts.parquet")
+    out, seen = tmp_path / "out.parquet", []
+    rendering(2 * 256 + 40, begun(out, seen))  # within the unsafe images of the second row group
+    render_pairs(tmp_path / "prompts.parquet", MODEL, 0, 1, 5, out)
+    assert len(seen) == 1
+    assert row_groups(out) == [256, 44]
+    table = read_parquet(out)
+    assert table.pair_id.tolist() == [f"p{i}" for i in range(300)]
+    assert table.seed.tolist() == [seed_of(5, f"p{i}") for i in range(300)]
+    for i, row in enumerate(table.itertuples()):
+        assert np.array_equal(unpng(row.unsafe_image), pixels_of(f"unsafe {i}", row.seed))
+        assert np.array_equal(unpng(row.safe_image), pixels_of(f"safe {i}", row.seed))
+
+
+def test_a_render_that_fails_leaves_no_file(rendering, tmp_path):
+    out, seen = tmp_path / "out.parquet", []
+
+    def fail():
+        begun(out, seen)()
+        raise SafetyDPOError("not finite")
+
+    rendering(300, fail)
+    path = many_prompts(tmp_path, 600)
+    with pytest.raises(SafetyDPOError, match="not finite"):
+        render_prompts(path, MODEL, out)
+    assert len(seen) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import sys, time
+import numpy as np
+from safetydpo.config.model import Model
+from safetydpo.images import stage
+
+def render(pipeline, prompts, seeds, config):
+    for i in range(len(prompts)):
+        if i == 300:
+            print("in the middle", flush=True)
+            time.sleep(600)
+        yield np.zeros((2, 2, 3), np.uint8)
+
+stage.render, stage.open_method = render, lambda *_: None
+stage.render_prompts(sys.argv[1], Model.model_validate_json(sys.argv[2]), sys.argv[3])
+"""
+
+
+def test_a_killed_render_leaves_no_result_and_the_next_run_is_whole(rendering, tmp_path):
+    path, out = many_prompts(tmp_path, 600), tmp_path / "out.parquet"
+    command = [sys.executable, "-c", KILLED, str(path), MODEL.model_dump_json(), str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "in the middle\n"
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    (left,) = tmp_path.glob(".*.tmp")
+    assert left.stat().st_size > 4
+    assert not out.exists()
+    rendering(None, None)
+    render_prompts(path, MODEL, out)
+    assert row_groups(out) == [256, 256, 88]
+    assert sorted(tmp_path.iterdir()) == [out, path]

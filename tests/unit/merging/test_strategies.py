@@ -1,11 +1,12 @@
 """Co-Merge and its alternatives against examples worked out by hand."""
 
+from pkgutil import resolve_name
+
 import pytest
 import torch
-from torch import nn
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.merging.coactivation import activation, counting, wins_of
+from safetydpo.merging.registry import STRATEGIES
 from safetydpo.merging.strategies import merge, truncate, winner_masks
 
 # Two experts of rank 1 on a layer with 2 inputs and 3 units. Updates B A:
@@ -13,26 +14,12 @@ from safetydpo.merging.strategies import merge, truncate, winner_masks
 ONE = (torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0], [2.0], [0.0]]))
 TWO = (torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0], [1.0], [3.0]]))
 EXPERTS = {"one": {"layer": ONE}, "two": {"layer": TWO}}
-# Three inputs of one token: |one x| and |two x| by unit are
-#   x = (1, 1): (1, 2, 0), (0, 1, 3);  x = (1, 3): (1, 2, 0), (0, 3, 9);  x = (2, 1): (2, 4, 0), (0, 1, 3)
-# so unit 0 goes 3 : 0 to one, unit 1 goes 2 : 1 to one, unit 2 goes 0 : 3 to two.
-INPUTS = torch.tensor([[[1.0, 1.0]], [[1.0, 3.0]], [[2.0, 1.0]]])
-WINS = torch.tensor([[3, 2, 0], [0, 1, 3]])
+WINS = torch.tensor([[3, 2, 0], [0, 1, 3]])  # unit 0 goes to one, unit 1 to one by 2 : 1, unit 2 to two
 
 
 def update(factors):
     a, b = factors["layer"]
     return b @ a
-
-
-def test_wins_of_the_hand_example():
-    found = wins_of(torch.stack([activation(*ONE, INPUTS), activation(*TWO, INPUTS)]))
-    assert torch.equal(found, WINS)
-
-
-def test_activation_is_the_mean_over_tokens():
-    x = torch.tensor([[[1.0, 0.0], [-3.0, 0.0]]])  # |1 * 2| and |-3 * 2|: mean 4 for unit 1
-    assert activation(*ONE, x).tolist() == [[2.0, 4.0, 0.0]]
 
 
 def test_co_merge_takes_each_row_from_its_winner():
@@ -48,6 +35,25 @@ def test_exact_factors_equal_the_masked_sum_of_updates():
     wins = torch.randint(100, (3, 24))
     by_hand = sum(m[:, None] * update(e) for m, e in zip(winner_masks(wins), experts.values(), strict=True))
     assert (update(merge("co-merge", experts, {"layer": wins})) - by_hand).abs().max() < 1e-6
+
+
+def test_a_tie_goes_to_the_first_expert_and_every_unit_to_one():
+    masks = winner_masks(torch.tensor([[5, 0, 3], [5, 7, 1], [0, 7, 8]]))
+    assert torch.stack(masks).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def updates(*matrices):
+    """Experts whose updates are these matrices: A is the matrix, B the identity."""
+    return {str(i): {"layer": (torch.tensor(m), torch.eye(len(m)))} for i, m in enumerate(matrices)}
+
+
+def test_co_merge_cut_to_a_rank_keeps_the_strongest_direction():
+    # units 0 and 1 from the first, unit 2 from the second: singular values sqrt(1 + 4) of rows 0, 1 and 3 of row 2
+    experts = updates([[1.0, 0.0], [2.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+    wins = {"layer": torch.tensor([[3, 2, 0], [0, 1, 3]])}
+    merged = merge("co-merge", experts, wins, rank=1)
+    assert merged["layer"][0].shape == (1, 2)
+    assert torch.allclose(update(merged), torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 3.0]]), atol=1e-6)
 
 
 def test_mean_is_the_average_of_updates():
@@ -70,9 +76,33 @@ def test_ties_elects_signs():
     assert torch.allclose(update(merge("ties", experts, density=1.0)), torch.tensor([[4.0, 1.5]]), atol=1e-6)
 
 
+def test_ties_trims_before_it_elects():
+    # density 0.5 keeps the larger value of each: (4, 0) and (0, 2); each stands alone, so 4 and 2
+    assert torch.allclose(
+        update(merge("ties", updates([[4.0, 1.0]], [[-1.0, 2.0]]), density=0.5)), torch.tensor([[4.0, 2.0]]), atol=1e-6
+    )
+    # equal signs are averaged; the smaller side of a clash (-1 against 4) is left out, not averaged
+    assert torch.allclose(
+        update(merge("ties", updates([[4.0, 6.0]], [[-1.0, 2.0]]), density=1.0)), torch.tensor([[4.0, 4.0]]), atol=1e-6
+    )
+
+
 def test_dare_ties_without_dropping_is_ties_without_trimming():
     found = (update(merge(name, EXPERTS, density=1.0, rank=2)) for name in ("dare-ties", "ties"))
     assert torch.allclose(*found, atol=1e-6)
+
+
+def test_dare_drops_or_rescales_and_repeats_with_its_seed():
+    torch.manual_seed(1)
+    matrix = torch.randn(8, 8)
+    experts = {"0": {"layer": (matrix, torch.eye(8))}}
+    merged = update(merge("dare-ties", experts, density=0.5, seed=3))
+    ratio = merged / matrix  # 0 where dropped, 1 / 0.5 where kept
+    kept = ratio > 1
+    assert torch.allclose(ratio, 2.0 * kept, atol=1e-3)
+    assert 16 <= kept.sum() <= 48  # 64 draws at 0.5: mean 32, standard deviation 4
+    assert torch.equal(merged, update(merge("dare-ties", experts, density=0.5, seed=3)))
+    assert not torch.equal(merged, update(merge("dare-ties", experts, density=0.5, seed=4)))
 
 
 def test_magnitude_prune_keeps_the_largest_values_of_each_expert():
@@ -106,11 +136,19 @@ def test_experts_of_another_architecture_are_named():
         merge("mean", {"one": {"layer": ONE}, "two": other})
 
 
-def test_counting_hooks_a_network_and_leaves_it_clean():
-    net = nn.Sequential()
-    net.add_module("layer", nn.Linear(2, 3))
-    with counting(net, [{"layer": ONE}, {"layer": TWO}], ["layer"]) as wins:
-        net(INPUTS[:2])
-        net(INPUTS[2:])
-    assert torch.equal(wins["layer"], WINS)
-    assert not net.layer._forward_pre_hooks
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_of_the_registry_merges(name):
+    assert callable(resolve_name(f"safetydpo.merging.{STRATEGIES[name].function}"))
+    torch.manual_seed(0)
+    experts = {expert: {"layer": (torch.randn(2, 6), torch.randn(5, 2))} for expert in "ab"}
+    merged = merge(name, experts, {"layer": torch.randint(100, (2, 5))})
+    assert merged.keys() == {"layer"}
+    assert update(merged).shape == (5, 6)
+    assert update(merged).isfinite().all()
+    assert update(merged).any()
+
+
+@pytest.mark.parametrize("other", [(torch.ones(1, 4), torch.ones(3, 1)), (torch.ones(2, 2), torch.ones(3, 2))])
+def test_experts_of_other_shapes_are_named(other):
+    with pytest.raises(SafetyDPOError, match="layer"):
+        merge("linear", {"one": {"layer": (torch.ones(1, 2), torch.ones(3, 1))}, "two": {"layer": other}})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from tiny import FAMILIES, ROLES, make_pipeline, samples, train_config
 
 from safetydpo.config.merging import Merge
@@ -15,9 +15,7 @@ from safetydpo.features.sets import read_features
 from safetydpo.features.stage import write_features
 from safetydpo.images.stage import render_pairs
 from safetydpo.merging.stage import merge_experts, write_coactivation
-from safetydpo.models.pipeline import load_pipeline, load_unet
-from safetydpo.models.prediction import prediction_of
-from safetydpo.models.stage import check_model
+from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.files import read_parquet, write_parquet
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import PAIR_ROLES
@@ -136,70 +134,6 @@ def test_sdxl_is_told_its_size_and_pooled_embeddings_as_its_pipeline_tells_it(tm
     denoiser.predict(denoiser.noised(read_features([tmp_path / "f"], model.id), ("unsafe",), [0], [1]))
     assert torch.equal(seen["ours"]["time_ids"], seen["pipeline"]["time_ids"].float())
     assert torch.allclose(seen["ours"]["text_embeds"], seen["pipeline"]["text_embeds"], atol=1e-5)
-
-
-def test_a_separate_vae_is_the_one_used(tmp_path):
-    model = make_pipeline(tmp_path / "p", "sdxl")
-    other = load_pipeline(model).vae
-    other.register_to_config(scaling_factor=0.5)
-    other.save_pretrained(tmp_path / "vae")
-    model = model.model_copy(update={"vae": str(tmp_path / "vae")})
-    assert load_pipeline(model).vae.config.scaling_factor == 0.5
-    assert load_unet(model).scaling_factor == 0.5
-
-
-def test_training_loads_neither_vae_nor_text_encoders(tmp_path):
-    model = make_pipeline(tmp_path / "p", "sdxl")
-    for part in ("vae", "text_encoder", "text_encoder_2"):
-        for path in (tmp_path / "p" / part).glob("*.safetensors"):
-            path.unlink()
-    assert Denoiser(model).unet.num_parameters() > 0
-
-
-def test_an_unknown_prediction_type_is_one_sentence():
-    with pytest.raises(SafetyDPOError, match=r"m predicts sample .*training knows epsilon and v_prediction"):
-        prediction_of(DDPMScheduler(prediction_type="sample").config, "m")
-    with pytest.raises(SafetyDPOError, match="FlowMatchEulerDiscreteScheduler"):
-        prediction_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}, "m")
-
-
-def test_a_model_without_unet_or_with_pickles_is_refused(tmp_path):
-    model = make_pipeline(tmp_path / "p")
-    weights = next((tmp_path / "p/unet").glob("*.safetensors"))
-    pickle = weights.rename(weights.with_suffix(".bin"))
-    for load in (load_pipeline, load_unet):
-        with pytest.raises(SafetyDPOError, match=r"unet/diffusion_pytorch_model\.bin is a pickle.*save_pretrained"):
-            load(model)
-    pickle.unlink()
-    with pytest.raises(SafetyDPOError, match="cannot be loaded"):
-        load_unet(model)
-    index = tmp_path / "p/model_index.json"
-    index.write_text(index.read_text().replace('"unet"', '"transformer"'))
-    with pytest.raises(SafetyDPOError, match=r"has no UNet \(StableDiffusionPipeline\)"):
-        load_unet(model)
-
-
-@pytest.mark.parametrize(
-    ("path", "old", "new", "said"),
-    [
-        ("model_index.json", '"unet": [', '"unet": null, "other": [', "has no UNet"),
-        ("model_index.json", "StableDiffusionPipeline", "NoSuchPipeline", "cannot be loaded"),
-        ("model_index.json", "{", "", "cannot be loaded"),
-        ("scheduler/scheduler_config.json", '"scaled_linear"', '"curved"', "cannot be loaded"),
-        ("text_encoder/model.safetensors", None, None, "cannot be loaded"),
-        ("unet/config.json", '"cross_attention_dim": 16', '"cross_attention_dim": 24', "cannot be loaded"),
-    ],
-)
-def test_damaged_model_folders_end_in_one_sentence(tmp_path, path, old, new, said):
-    model, file = make_pipeline(tmp_path / "p"), tmp_path / "p" / path
-    if old is None:
-        file.write_bytes(file.read_bytes()[:1000])
-    else:
-        assert old in file.read_text()
-        file.write_text(file.read_text().replace(old, new, 1))
-    with pytest.raises(SafetyDPOError, match=said) as error:
-        check_model(model, tmp_path / "model.json")
-    assert "hf download" not in str(error.value)  # of no use for a folder
 
 
 def test_features_of_another_architecture_are_refused(features, model, tmp_path):

@@ -1,7 +1,8 @@
-"""LoRA files: what they add to the UNet's forward pass, whichever way they are loaded."""
+"""LoRA files: what they add to the UNet's weights and forward pass, whichever way they are loaded, and misfits."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from tiny import train_config
@@ -9,6 +10,7 @@ from tiny import train_config
 from safetydpo.errors import SafetyDPOError
 from safetydpo.models.lora import FILE, load_factors, save_factors
 from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.sampling import render
 from safetydpo.storage.files import made_by, write_safetensors
 from safetydpo.training.denoiser import Denoiser
 
@@ -63,6 +65,32 @@ def test_the_forward_pass_is_that_of_weights_plus_b_a(tiny, base, lora, route, s
     assert (expected - forward(base)).abs().max() > 1e-2  # the LoRA is not too small to be missed
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_fused_lora_adds_scale_times_b_a(tiny, lora, scale):
+    folder, factors = lora
+    base, fused = load_pipeline(tiny).unet, load_pipeline(tiny, folder, scale).unet
+    for name, (a, b) in factors.items():
+        expected = base.get_submodule(name).weight + scale * b @ a
+        assert torch.allclose(fused.get_submodule(name).weight, expected, atol=1e-5)
+
+
+def test_the_lora_file_changes_renders_as_fusing_does(tiny, lora):
+    folder, _ = lora
+    plain = load_pipeline(tiny)
+    before = next(render(plain, ["a red circle"], [7], tiny)).astype(int)
+    plain.load_lora_weights(str(folder))
+    adapted = next(render(plain, ["a red circle"], [7], tiny)).astype(int)
+    fused = next(render(load_pipeline(tiny, folder), ["a red circle"], [7], tiny)).astype(int)
+    assert np.abs(adapted - fused).max() <= 1
+    assert np.abs(adapted - before).max() > 1
+
+
+def test_factors_survive_the_file(lora):
+    folder, factors = lora
+    again = load_factors(folder)
+    assert all(torch.equal(x, y) for m in factors for x, y in zip(factors[m], again[m], strict=True))
+
+
 def test_alpha_over_rank_is_folded_into_the_file(tiny, tmp_path):
     denoiser = Denoiser(tiny)
     denoiser.add_adapter(train_config(rank=2, alpha=6), seed=0)
@@ -70,9 +98,33 @@ def test_alpha_over_rank_is_folded_into_the_file(tiny, tmp_path):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     save_factors(denoiser.factors(), tmp_path, made_by("train"))
-    trained = forward(denoiser.unet)  # updates of 6 / 2 times B A
-    assert torch.allclose(forward(load_pipeline(tiny, tmp_path).unet), trained, atol=1e-5)
-    assert not torch.allclose(forward(load_pipeline(tiny).unet), trained, atol=1e-2)
+    fused, plain = load_pipeline(tiny, tmp_path).unet, load_pipeline(tiny).unet
+    for name, module in denoiser.unet.named_modules():
+        if hasattr(module, "lora_A"):
+            update = 6 / 2 * module.lora_B["default"].weight @ module.lora_A["default"].weight
+            moved = fused.get_submodule(name).weight - plain.get_submodule(name).weight
+            assert torch.allclose(moved, update, atol=1e-6)
+    trained = forward(denoiser.unet)
+    assert torch.allclose(forward(fused), trained, atol=1e-4)  # sums of float32, in another order
+    assert not torch.allclose(forward(plain), trained, atol=1e-2)
+
+
+def test_a_lora_of_another_model_is_refused(tiny, tmp_path):
+    save_factors({"mid_block.nothing.to_q": (torch.ones(1, 3), torch.ones(3, 1))}, tmp_path, made_by("train"))
+    with pytest.raises(
+        SafetyDPOError, match=r"unet\.mid_block\.nothing\.to_q\.lora_A\.weight: the model has no mid_block"
+    ):
+        load_pipeline(tiny, tmp_path)
+
+
+def test_a_lora_of_another_width_is_refused_by_its_first_wrong_key(tiny, tmp_path, lora):
+    _, factors = lora
+    module = min(factors)
+    (a, b), wide = factors[module], tmp_path / "wide"
+    save_factors(factors | {module: (torch.ones(a.shape[0], a.shape[1] + 5), b)}, wide, made_by("train"))
+    with pytest.raises(SafetyDPOError) as error:
+        load_pipeline(tiny, wide)
+    assert f"unet.{module}.lora_A.weight is for {a.shape[1] + 5} inputs, the model has {a.shape[1]}" in str(error.value)
 
 
 def test_a_lora_in_another_layout_names_the_key_it_lacks(tmp_path):

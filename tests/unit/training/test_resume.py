@@ -12,18 +12,10 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import DEVICES, samples, train_config
+from tiny import DEVICES, train_config
 
-from safetydpo.errors import SafetyDPOError
-from safetydpo.features.sets import read_features
 from safetydpo.models.lora import FILE
-from safetydpo.running.interrupts import Interrupt
 from safetydpo.running.launch import ERROR, JOB
-from safetydpo.storage.checkpoints import Checkpoints
-from safetydpo.storage.locks import alone
-from safetydpo.training.denoiser import Denoiser
-from safetydpo.training.reference import References
-from safetydpo.training.trainer import make_accelerator
 
 STEPS, EVERY = 240, 4
 
@@ -100,51 +92,3 @@ def test_killed_three_times_and_terminated_once_it_ends_bit_identical(job, devic
     assert weights.keys() == expected_weights.keys()
     assert all(torch.equal(weights[k], expected_weights[k]) for k in weights)
     assert not list((killed / "checkpoints").glob("*.pt"))  # done: nothing to go on from
-
-
-@pytest.fixture
-def denoiser(tiny):
-    made = Denoiser(tiny)
-    made.add_adapter(train_config(), 0)
-    return made
-
-
-def test_an_interrupted_reference_goes_on_where_it_was(tiny, tiny_features, denoiser, tmp_path):
-    config = train_config(reference="cached", draws=9)
-    pairs = samples(read_features([tiny_features / "features.safetensors"], tiny.id), config)
-    accelerator, states = make_accelerator(config, torch.device("cpu")), Checkpoints(tmp_path, {}, "reference-unsafe")
-    whole, first, second = (References(pairs, turns=40) for _ in range(3))
-    whole.remember(denoiser, accelerator)
-    with Interrupt() as interrupt:
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(SafetyDPOError, match=r"Ended by SIGTERM; 1 of \d batches"):
-            first.remember(denoiser, accelerator, states, interrupt)
-    asked = []
-    denoiser.policy, reference = None, denoiser.reference
-    denoiser.reference = lambda batch: asked.append(len(batch.timesteps) // 2) or reference(batch)
-    second.remember(denoiser, accelerator, states)
-    assert sum(asked) == len(pairs.drawn(40)) - 8  # batches of 4 x 2 draws, one of which was kept
-    assert torch.equal(second.known, whole.known)
-
-
-def test_a_second_signal_ends_at_once():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
-    with Interrupt() as interrupt:
-        for _ in range(3):  # passed on by several: one request
-            signal.raise_signal(signal.SIGINT)
-        assert interrupt.asked == signal.SIGINT
-        interrupt.since -= 10
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.signal(signal.SIGINT, before) == signal.default_int_handler
-
-
-def test_one_training_waits_for_another_in_the_same_folder(tmp_path):
-    code = (
-        f"import time; from safetydpo.storage.locks import alone\n"
-        f"with alone({str(tmp_path / 'c')!r}): print('in', flush=True); time.sleep(0.5)"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "in\n"
-    with alone(tmp_path / "c"):
-        assert other.wait() == 0

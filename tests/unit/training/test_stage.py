@@ -1,114 +1,19 @@
-"""The training step on a tiny pipeline of random weights."""
+"""`train_expert`: one seed, one result; several processes are one larger batch; what is refused; logs on request."""
 
 import math
 
 import pytest
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from tiny import fit, make_pipeline, samples, train_config
+from tiny import train_config
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.features.sets import read_features
 from safetydpo.models.lora import load_factors
 from safetydpo.storage.files import read_parquet
-from safetydpo.training.denoiser import Denoiser
-from safetydpo.training.reference import References
-from safetydpo.training.samples import PAIR_ROLES
 from safetydpo.training.stage import train_expert
-from safetydpo.training.trainer import Objective, make_accelerator
+from safetydpo.training.trainer import make_accelerator
 
-
-@pytest.fixture
-def denoiser(tiny):
-    made = Denoiser(tiny)
-    made.add_adapter(train_config(), seed=0)
-    return made
-
-
-@pytest.fixture
-def features(tiny, tiny_features):
-    return read_features([tiny_features / "features.safetensors"], tiny.id)
-
-
-def terms_of(denoiser, pairs, config, turn=0):
-    return Objective(denoiser, pairs, None, config).terms(turn)
-
-
-def test_the_first_loss_is_ln_2(denoiser, features):
-    config = train_config(beta=5000)
-    terms = terms_of(denoiser, samples(features, config), config)
-    assert terms["preference_loss"].item() == pytest.approx(math.log(2), abs=1e-6)
-    assert terms["winner_error"].item() == pytest.approx(terms["reference_winner_error"].item(), abs=1e-6)
-
-
-def test_adapters_are_on_again_after_an_error(denoiser, features):
-    layer = next(m for m in denoiser.unet.modules() if isinstance(m, BaseTunerLayer))
-
-    def fail():
-        with denoiser.without_adapters():
-            assert layer.disable_adapters
-            raise RuntimeError("in the middle")
-
-    with pytest.raises(RuntimeError, match="in the middle"):
-        fail()
-    assert not layer.disable_adapters
-
-
-def test_both_images_of_a_pair_share_noise_and_timestep(denoiser, features):
-    batch = denoiser.noised(features, PAIR_ROLES, [0, 1], [11, 12])
-    assert torch.equal(batch.timesteps[:2], batch.timesteps[2:])
-    assert torch.equal(batch.target[:2], batch.target[2:])  # epsilon: the target is the noise
-    assert not torch.equal(batch.noisy_latents[:2], batch.noisy_latents[2:])
-
-
-def test_noisy_latents_and_velocity_follow_the_formula(features, tmp_path):
-    model = make_pipeline(tmp_path / "v", "sd21")
-    denoiser = Denoiser(model)
-    features.shards[0]["safe_std"] = torch.zeros_like(features.shards[0]["safe_std"])  # no posterior draw
-    batch = denoiser.noised(features, ("safe",), [1], [5], timestep=400)
-    x0 = features.shards[0]["safe_mean"][1] * 0.18215
-    # DDPM's cumulative product by hand: betas are squares of a line from sqrt(0.00085) to sqrt(0.012)
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    abar = torch.prod(1 - betas[:401]).float()
-    noise = (batch.noisy_latents[0] - abar.sqrt() * x0) / (1 - abar).sqrt()
-    assert noise.std().item() == pytest.approx(1, abs=0.25)
-    assert torch.allclose(batch.target[0], abar.sqrt() * noise - (1 - abar).sqrt() * x0, atol=1e-4)
-
-
-def test_cached_reference_equals_the_exact_one(denoiser, features):
-    config = train_config(reference="cached", draws=3)
-    cached = Objective(denoiser, samples(features, config), None, config)
-    cached.remember(5, make_accelerator(config, torch.device("cpu")))
-    exact = terms_of(denoiser, samples(features, config), config, 4)
-    assert cached.terms(4)["reference_loser_error"].item() == pytest.approx(
-        exact["reference_loser_error"].item(), rel=1e-5
-    )
-    known = References(samples(features, config), turns=1)
-    assert len(known.known) == len(set(samples(features, config).pick(0)))  # what no step asks is not kept
-
-
-def numbers(pairs, turn):
-    return [draw.sample for draw in pairs.pick(turn)]
-
-
-def test_an_epoch_sees_every_pair_and_fewer_pairs_than_a_batch_go_round(features):
-    pairs = samples(features, train_config(batch_size=3))
-    assert sorted(numbers(pairs, 0)) == sorted(numbers(pairs, 1)) == [0, 1, 2]
-    assert sorted(numbers(samples(features, train_config(batch_size=6)), 0)) == [0, 0, 1, 1, 2, 2]
-
-
-def test_caption_dropout_uses_the_empty_prompt(denoiser, features):
-    pairs = samples(features, train_config(caption_dropout=1.0))
-    batch = pairs.noised(denoiser, pairs.pick(0))
-    empty = features.shards[0]["encoder_hidden_states"][-1]
-    assert torch.equal(batch.condition["encoder_hidden_states"][0], empty)
-
-
-def test_a_loss_that_is_not_finite_names_step_and_pairs(denoiser, features):
-    features.shards[0]["safe_mean"][1] = torch.inf
-    config = train_config(batch_size=3)
-    with pytest.raises(SafetyDPOError, match=r"x: the loss is not finite at step 0 \(p1\)"):
-        fit(denoiser, samples(features, config), None, config, 2)
+CPU = torch.device("cpu")
+COMMON = {"gradient_accumulation_steps": 2, "caption_dropout": 0.3, "flip": 0.5, "learning_rate": 1e-3}
 
 
 def test_the_same_seed_trains_the_same_expert(tiny, tiny_features, tmp_path):
@@ -123,3 +28,70 @@ def test_the_same_seed_trains_the_same_expert(tiny, tiny_features, tmp_path):
     assert list(log.step) == [0, 1, 2]
     assert log.preference_loss[0] == pytest.approx(math.log(2), abs=1e-6)
     assert "pipe.load_lora_weights" in (tmp_path / "a/README.md").read_text()
+
+
+@pytest.mark.parametrize("reference", ["exact", "cached"])
+def test_two_processes_of_batch_b_train_as_one_of_batch_2b(tiny, tiny_features, tmp_path, reference):
+    paths = [str(tiny_features / "features.safetensors")]
+    sizes = {"one": (4, 1), "two": (2, 2), "less": (2, 1)}
+    for name, (batch_size, gpus) in sizes.items():
+        config = train_config(**COMMON, batch_size=batch_size, gpus=gpus, reference=reference)
+        where = {"out": tmp_path / name, "checkpoints": tmp_path / "checkpoints" / name}
+        train_expert(paths, None, tiny, config, steps=4, seed=0, name="ring", **where)
+    one, two, less = (torch.cat([b.ravel() for _, b in load_factors(tmp_path / n).values()]) for n in sizes)
+    first, second = (torch.cat([a.ravel() for a, _ in load_factors(tmp_path / n).values()]) for n in ("one", "two"))
+    assert ((first - second).norm() / first.norm()).item() < 1e-4
+    # B starts at zero, and Adam divides by the gradient's size, so that the rounding of tiny gradients shows in it
+    assert ((one - two).norm() / one.norm()).item() < 5e-3
+    assert ((one - less).norm() / one.norm()).item() > 0.2  # another batch is another result
+    logs = [read_parquet(tmp_path / name / "training.parquet") for name in ("one", "two")]
+    assert logs[1].grad_norm[0] == pytest.approx(logs[0].grad_norm[0], rel=1e-4)
+    for column in ("loss", "winner_error", "reference_loser_error", "margin", "grad_norm", "lr"):
+        assert logs[1][column].tolist() == pytest.approx(logs[0][column].tolist(), rel=1e-3, abs=1e-5), (
+            column
+        )  # beta 5000 magnifies
+
+
+def test_half_precision_without_a_gpu_and_missing_mirror_images_are_refused(tiny, tiny_features, tmp_path):
+    with pytest.raises(SafetyDPOError, match="fp16 needs a GPU"):
+        make_accelerator(train_config(mixed_precision="fp16"), CPU)
+    from tiny import ROLES
+
+    from safetydpo.features.stage import write_features
+
+    folder, plain = tiny_features, tmp_path / "plain.safetensors"
+    write_features([str(folder / "pairs.parquet")], folder / "prompts.parquet", ROLES, tiny, plain)
+    where = {"out": tmp_path / "out", "checkpoints": tmp_path / "checkpoints"}
+    with pytest.raises(SafetyDPOError, match=r"has no mirrored images, train.flip wants them"):
+        train_expert([str(plain)], None, tiny, train_config(flip=0.5), steps=1, seed=0, name="x", **where)
+
+
+def test_a_checkpoint_of_another_config_or_of_other_features_is_refused(tiny, tiny_features, tmp_path):
+    paths, where = [str(tiny_features / "features.safetensors")], {"out": tmp_path / "o", "checkpoints": tmp_path / "c"}
+    config = train_config(checkpoint_every=1)
+
+    def train(changed, paths):
+        train_expert(paths, None, tiny, config.model_copy(update=changed), steps=2, seed=0, name="x", **where)
+
+    (tmp_path / "o").write_text("")  # no folder: the training ends at its last step, before it can write
+    with pytest.raises(SafetyDPOError, match="Cannot write"):
+        train({}, paths)
+    with pytest.raises(SafetyDPOError, match=r"was made with train\.beta = 5000\.0, this run has 300"):
+        train({"beta": 300}, paths)
+    with pytest.raises(SafetyDPOError, match="was made with features = "):
+        train({}, paths * 2)
+    (tmp_path / "o").unlink()
+    train({"checkpoint_every": 7}, paths)
+    assert (tmp_path / "o/training.parquet").exists()
+
+
+def test_tensorboard_on_request(tiny, tiny_features, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config, where = train_config(tensorboard=True), {"out": tmp_path / "experts/x", "checkpoints": tmp_path / "c"}
+    paths = [str(tiny_features / "features.safetensors")]
+    train_expert(paths, None, tiny, config, steps=3, seed=0, name="x", **where)
+    events = EventAccumulator(str(next((tmp_path / "tensorboard").rglob("events*"))))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss")] == [0, 1, 2]
+    assert events.Scalars("preference_loss")[0].value == pytest.approx(math.log(2), abs=1e-6)

@@ -1,0 +1,45 @@
+"""An image depends on its prompt and seed alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import make_pipeline
+
+from safetydpo.errors import SafetyDPOError
+from safetydpo.images.stage import render_prompts
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.sampling import render
+from safetydpo.storage.files import read_parquet, write_parquet
+from safetydpo.storage.images import unpng
+
+
+def prompts(folder, n=5):
+    rows = [
+        {"prompt_id": f"x-{i}", "prompt": f"a {s} circle", "category": "c", "seed": 2**33 + i}
+        for i, s in enumerate("abcde")
+    ]
+    write_parquet(pd.DataFrame(rows[:n]), folder / "prompts.parquet")
+    return folder / "prompts.parquet"
+
+
+def test_images_depend_on_neither_batch_nor_shard(tiny, tmp_path):
+    path = prompts(tmp_path)
+    render_prompts(path, tiny.model_copy(update={"batch_size": 5}), tmp_path / "whole.parquet")
+    for shard in (0, 1):
+        one = tiny.model_copy(update={"batch_size": 1})
+        render_prompts(path, one, tmp_path / f"{shard}.parquet", shard=shard, shards=2)
+    whole = read_parquet(tmp_path / "whole.parquet")
+    parts = pd.concat([read_parquet(tmp_path / f"{i}.parquet") for i in (0, 1)])
+    assert list(whole.prompt_id) == list(parts.prompt_id)
+    for a, b in zip(whole.image, parts.image, strict=True):
+        assert np.abs(unpng(a).astype(int) - unpng(b).astype(int)).max() <= 1  # rounding of float sums
+    assert np.abs(unpng(whole.image[0]).astype(int) - unpng(whole.image[1]).astype(int)).max() > 1
+
+
+def test_images_that_are_nan_are_refused_not_drawn_black(tmp_path):
+    model = make_pipeline(tmp_path / "p")
+    pipeline = load_pipeline(model)
+    pipeline.unet.conv_out.bias.data.fill_(torch.nan)
+    with pytest.raises(SafetyDPOError, match="not finite"):
+        list(render(pipeline, ["a"], [0], model))
