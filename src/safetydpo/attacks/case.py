@@ -1,8 +1,4 @@
-"""Adversarial prompts: four published attacks and their controls, behind one small interface.
-
-An attack works on a batch of prompts in rounds: it proposes a prompt for each, the method renders them, the judges
-look, and the attack learns what they saw. A prompt ends when its image is what was wanted or its rounds are spent.
-"""
+"""A prompt under attack, and what an attack is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

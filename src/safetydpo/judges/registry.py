@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Detector(NamedTuple):
+class Kind(NamedTuple):
     """A judge of images: its class (file:name in this room), made with detector_path and device; and what it has."""
 
     judge: str
@@ -12,8 +12,8 @@ class Detector(NamedTuple):
     features: bool = False  # it has features, in which FID can be measured
 
 
-DETECTORS: dict[str, Detector | None] = {
-    "demo": Detector("scenes:Scenes", needs_path=True, categories=True, features=True),
-    "nudenet": Detector("nudenet:NudeNet"),
+DETECTORS: dict[str, Kind | None] = {
+    "demo": Kind("scenes:Scenes", needs_path=True, categories=True, features=True),
+    "nudenet": Kind("nudenet:NudeNet"),
     "none": None,  # Q16 judges alone
 }
