@@ -18,11 +18,6 @@ STUDIES = {study.name: [f"ablation-{study.name}-{v.name}" for v in study.variant
 STUDIES["merge"] = [f"merged-{strategy}" for strategy in CFG.merge.strategies if strategy != "co-merge"]
 
 
-def ablation_cells(study):
-    """Cells of a study's table: base, the run's own Co-Merge, and the variants, on the first benchmark of each kind."""
-    return [(method, benchmark) for method in ["base", "merged-co-merge", *STUDIES[study]] for benchmark in ABLATED]
-
-
 use rule train_expert as train_variant with:
     output:
         lora=f"{RUN}/ablation/{{variant}}/{{category}}/pytorch_lora_weights.safetensors",

@@ -92,6 +92,11 @@ def asked_of(method):
     return CFG.baselines.model_dump(include=set(method_of(method).kind.settings))
 
 
+def ablation_cells(study):
+    """Cells of a study's table: base, the run's own Co-Merge, and the variants, on the first benchmark of each kind."""
+    return [(method, benchmark) for method in ["base", "merged-co-merge", *STUDIES[study]] for benchmark in ABLATED]
+
+
 def present(path):
     """A user's file as an input, so that a change of it reruns; a missing one is the job's own clear error."""
     return [path] if path and os.path.exists(path) else []
