@@ -38,9 +38,8 @@ def render_shard(kind: str, count: int) -> None:
             write_parquet(pd.DataFrame(rows), prompts)
             render_pairs(prompts, model, 0, 1, 0, out)
         else:
-            write_parquet(
-                pd.DataFrame({"prompt_id": ids, "prompt": "a red circle", "category": "", "seed": 0}), prompts
-            )
+            rows = {"prompt_id": ids, "prompt": "a red circle", "category": "", "seed": range(count)}
+            write_parquet(pd.DataFrame(rows), prompts)
             render_prompts(prompts, model, out)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{peak:.1f} {out.stat().st_size / 1e6:.1f}")
