@@ -1,8 +1,8 @@
-"""Peak memory of rendering a shard, for shards of 256 and of 4,096 prompts, each in a process of its own.
+"""Peak memory of writing a shard of images, for shards of 256 and of 4,096 prompts, each in a process of its own.
 
     python benchmarks/shards.py [--quick]
 
-The demo model at one step and 96 x 96 pixels, where it draws noise: its PNGs are then as large as they get.
+The stages' own code, with random 128 x 128 pixels in the place of a model's: their PNGs are as large as they get.
 """
 
 import argparse
@@ -10,60 +10,67 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pandas as pd
-import yaml
 from timing import print_ratios, print_table
 
-ROOT = Path(__file__).resolve().parents[1]
-SIZE = 96
+SIZE = 128
 
 
-def render_shard(kind: str, count: int) -> None:
-    """Render a shard of `count` prompts, or pairs of them; print the process's peak memory and the file's size, MB."""
-    from safetydpo.config.loading import load_config
-    from safetydpo.images.stage import render_pairs, render_prompts
+def noise(_: Any, prompts: list[str], *__: Any) -> Iterator[np.ndarray]:
+    """Stands in for `render`."""
+    rng = np.random.default_rng(0)
+    return (rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8) for _ in prompts)
+
+
+def write_shard(kind: str, count: int) -> None:
+    """Write a shard of `count` prompts, or pairs of them; print the process's peak memory and the file's size, MB."""
+    from safetydpo.config.model import Model
+    from safetydpo.images import stage
     from safetydpo.storage.files import write_parquet
 
-    model = load_config(yaml.safe_load((ROOT / "config/config.yaml").read_text())).model
-    size = {"height": SIZE, "width": SIZE, "num_inference_steps": 1, "guidance_scale": 1.0, "batch_size": 32}
-    model = model.model_copy(update={"id": str(ROOT / model.id), **size})
+    model = Model(id="x", height=SIZE, width=SIZE, num_inference_steps=1, guidance_scale=1, batch_size=32)  # type: ignore[call-arg]
     ids = [f"x-{i}" for i in range(count)]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prompts, out = folder / "prompts.parquet", folder / "images.parquet"
+    with (
+        tempfile.TemporaryDirectory() as name,
+        patch.multiple(stage, render=noise, load_pipeline=lambda *_: None, open_method=lambda *_: None),
+    ):
+        prompts, out = Path(name) / "prompts.parquet", Path(name) / "images.parquet"
         if kind == "pairs":
-            rows = {"pair_id": ids, "unsafe_prompt": "a red circle", "safe_prompt": "a blue star"}
-            write_parquet(pd.DataFrame(rows), prompts)
-            render_pairs(prompts, model, 0, 1, 0, out)
+            write_parquet(pd.DataFrame({"pair_id": ids, "unsafe_prompt": "", "safe_prompt": ""}), prompts)
+            stage.render_pairs(prompts, model, 0, 1, 0, out)
         else:
-            rows = {"prompt_id": ids, "prompt": "a red circle", "category": "", "seed": range(count)}
+            rows = {"prompt_id": ids, "prompt": "", "category": "", "seed": range(count)}
             write_parquet(pd.DataFrame(rows), prompts)
-            render_prompts(prompts, model, out)
+            stage.render_prompts(prompts, model, out)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{peak:.1f} {out.stat().st_size / 1e6:.1f}")
+        print(f"{peak:.0f} {out.stat().st_size / 1e6:.0f}")
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="256 and 768 prompts")
+    parser.add_argument("--quick", action="store_true", help="256 and 1,024 prompts")
     parser.add_argument("--shard", nargs=2, help=argparse.SUPPRESS)  # one measurement, in its own process
     args = parser.parse_args()
     if args.shard:
-        render_shard(args.shard[0], int(args.shard[1]))
+        write_shard(args.shard[0], int(args.shard[1]))
         return
-    small, large = 256, 768 if args.quick else 4096
+    counts = (256, 1024) if args.quick else (256, 1024, 4096)
     rows, ratios = [], {}
     for kind in ("prompts", "pairs"):
         peaks = []
-        for count in (small, large):
+        for count in counts:
             command = [sys.executable, __file__, "--shard", kind, str(count)]
             said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-            peaks.append(float(said[-2]))
-            rows.append([f"{count} {kind}", said[-2], said[-1]])
-        ratios[f"memory_{kind}"] = peaks[1] / peaks[0]
+            peaks.append(float(said[0]))
+            rows.append([f"{count} {kind}", *said])
+        ratios[f"memory_{kind}"] = peaks[-1] / peaks[0]
     print_table(["a shard of", "peak MB", "file MB"], rows)
     print_ratios(ratios)
 

@@ -79,6 +79,7 @@ def write_batches(tables: Iterable[pa.Table], path: Path | str, header: dict[str
                 writer = closing.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
             writer.write_table(table.cast(writer.schema))
             count += len(table)
+            del table  # before the next one is made
         if writer is None:
             raise SafetyDPOError(f"{path}: nothing to write.")
         closing.close()  # the file must be whole before it gets its name

@@ -39,13 +39,18 @@ def write_images(
 
 
 def _tables(rows: Iterator[dict[str, Any]], images: tuple[str, ...]) -> Iterator[pa.Table]:
+    groups = iter(lambda: list(islice(rows, IMAGES_AT_ONCE)), [])
+    return (_table(group, images) for group in groups)
+
+
+def _table(rows: list[dict[str, Any]], images: tuple[str, ...]) -> pa.Table:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    while group := list(islice(rows, IMAGES_AT_ONCE)):
-        table: Any = pa.Table.from_pylist(group)
-        for name in images:
-            i = table.schema.get_field_index(name)
-            table = table.set_column(i, pa.field(name, kind), table.column(name).cast(kind))
-        yield table.replace_schema_metadata({b"huggingface": _features(table.schema, images).encode()})
+    table: Any = pa.Table.from_pylist(rows)
+    rows.clear()  # or a group is kept while the next one is rendered
+    for name in images:
+        i = table.schema.get_field_index(name)
+        table = table.set_column(i, pa.field(name, kind), table.column(name).cast(kind))
+    return table.replace_schema_metadata({b"huggingface": _features(table.schema, images).encode()})
 
 
 def _features(schema: pa.Schema, images: tuple[str, ...]) -> str:
