@@ -6,12 +6,15 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: demo test install check demo-world docs clean
 
 # flock goes with its process, Snakemake's own lock stays behind a kill -9: so a killed run just continues.
+ALONE := flock --nonblock --conflict-exit-code 75 .venv/installed
+OR_SAY := || { code=$$?; test $$code != 75 || echo "make demo or demo-world runs here already: wait for it." >&2; exit $$code; }
+
 demo: install  ## set-up, then the whole pipeline on the demo world
-	flock --nonblock .venv/installed $(SNAKEMAKE) --nolock
+	@$(ALONE) $(SNAKEMAKE) --nolock $(OR_SAY)
 	@$(BIN)/safetydpo summary results/demo
 
 test: install  ## set-up, then every test
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --dist=loadgroup
 
 install: .venv/installed  ## .venv with pinned dependencies
 
@@ -32,8 +35,8 @@ docs: install  ## config/README.md from the schema
 	$(BIN)/safetydpo config-docs > config/README.md
 
 demo-world: install  ## train the demo world's models from scratch (hours)
-	PATH="$(CURDIR)/$(BIN):$$PATH" flock --nonblock .venv/installed \
-		$(BIN)/snakemake --snakefile workflow/demo_world.smk --cores all --rerun-incomplete --nolock
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(ALONE) \
+		$(BIN)/snakemake --snakefile workflow/demo_world.smk --cores all --rerun-incomplete --nolock $(OR_SAY)
 
 clean:  ## remove runs and logs, keep the environment
 	rm -rf results logs .snakemake

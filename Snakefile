@@ -2,6 +2,7 @@
 #
 #   config.yaml                                the resolved config
 #   model.json, judges.json, q16.safetensors   what the target model and the judges are; that they can be loaded
+#   externals/<name>.json                      what the models of others are; that they can be opened
 #   concepts/<category>.parquet                source openai: concepts, which you may edit
 #   journal/                                   source openai: every answer of the language model
 #   prompts/<category>.parquet                 prompt pairs

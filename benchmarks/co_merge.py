@@ -2,10 +2,11 @@
 
     python benchmarks/co_merge.py results/demo results/demo-1 results/demo-2
 
-Every variant merges the experts of a run, gets its LoRA scale on the run's tuning prompts as every method does, and is
-measured on the run's prompts of `test` and `benign`. A row a variant and run goes to --out as soon as it is known; what
-is there already is not made again. Prints the means over the runs with the lowest and the highest; `agreement` is the
-share of output units whose rows are the default's. About 20 minutes a run on one core.
+Every variant merges the experts of a run, gets its LoRA scale on the run's tuning prompts (`mean` from a wider grid;
+the others may end at the largest scale of theirs), and is measured on the run's prompts of `test` and `benign`. A row
+a variant and run goes to --out as soon as it is known; what is there already is not made again. Prints the means over
+the runs with the lowest and the highest; `agreement` is the share of output units whose rows are the default's. About
+20 minutes a run on one core.
 """
 
 import argparse

@@ -72,14 +72,17 @@ def stages(config: Config, cost: dict[str, float]) -> dict[str, float]:
     sld = config.model.num_inference_steps * (guided + 1) * cost["unet"] + cost["decode"]
     pairs = config.prompts.pairs * len(config.categories)
     mirrored = 2 if config.train.flip > 0 else 1
-    cells = config.cells().values()
+    each = {
+        cell: (cell.n or config.evaluate.n) / (len(config.categories) if cell.category else 1)
+        for cell in config.cells().values()
+    }
     return {
         "render pairs": 2 * pairs * image,
         "features": 2 * pairs * mirrored * cost["encode"],
         "experts": len(config.categories) * training(config.train, cost["unet"]),
         "all-single": training(config.train_of_all_single(), cost["unet"]),
         "render benchmarks": sum(
-            (cell.n or config.evaluate.n) * (sld if cell.method.startswith("sld") else image) for cell in cells
+            count * (sld if cell.method.startswith("sld") else image) for cell, count in each.items()
         ),
     }
 

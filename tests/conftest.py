@@ -3,10 +3,19 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # a core for each of pytest's processes
 
 import pytest
 from llm import RUNNING
 from snakes import Workdir
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that want the finished run are for one process, so that it is made once."""
+    for item in items:
+        if "finished" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("finished"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,9 @@
 """Writing pairs against a loopback chat server."""
 
+import contextlib
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from safetydpo.storage.files import read_parquet
 SHIPPED = {"instructions": str(ROOT / "config/instructions"), "concepts": str(ROOT / "config/concepts")}
 
 
-RUNNING: list[ChatServer] = []  # stopped at the end of the test
+RUNNING: list[Any] = []  # servers, stopped at the end of the test
 
 
 def serving(faults: dict[int, Answer] | None = None, answer: Callable[[Any], Answer] = author, **options: Any):
@@ -25,7 +28,39 @@ def serving(faults: dict[int, Answer] | None = None, answer: Callable[[Any], Ans
     return RUNNING[-1]
 
 
-def prompts_of(server: ChatServer, *, llm: dict[str, Any] | None = None, **changes: Any) -> Prompts:
+class RawServer(ThreadingHTTPServer):
+    """Answers a chat request by what `answer(write)` writes to the wire, for as long as the client listens."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: Callable[[Callable[[bytes], Any]], Any]) -> None:
+        self.asked, outer = 0, self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.wfile.write(b"HTTP/1.1 200 .\r\ncontent-length: 2\r\n\r\n{}")
+
+            def do_POST(self) -> None:
+                outer.asked += 1
+                self.rfile.read(int(self.headers["content-length"]))
+                with contextlib.suppress(OSError):
+                    answer(self.wfile.write)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        RUNNING.append(self)
+
+    def stop(self) -> None:
+        """End."""
+        self.shutdown()
+        self.server_close()
+
+
+def prompts_of(server: Any, *, llm: dict[str, Any] | None = None, **changes: Any) -> Prompts:
     """The prompts section for a server; one request at a time, so that the n-th request is the same in every run."""
     own = {"model": "m", "base_url": server.url, "api_key_env": None, "concurrency": 1, **SHIPPED, **(llm or {})}
     return Prompts(**{"source": "openai", "pairs": 4, "window": False, "llm": own, **changes})

@@ -18,6 +18,8 @@ STAGES = {
     "render_benchmark",
 }
 STAGES |= {"score", "metrics", "report", "tune_scale", "check_model"}
+# Of a person who does without the demo's files for tuning and preservation.
+PLAIN = {"tune": {"scales": [1.0]}, "train": {"preserve": {"weight": 0}}, "baselines": {"uce": {"retain": False}}}
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
@@ -62,15 +64,54 @@ def test_all_config_errors_are_listed_and_nothing_starts(tmp_path):
 
 
 def test_a_missing_prompt_file_is_one_sentence(tmp_path):
-    changes = {"prompts": {"source": "pairs", "path": "nowhere.csv"}}
-    changes |= {
-        "tune": {"scales": [1.0]},
-        "train": {"preserve": {"weight": 0}},
-        "baselines": {"uce": {"retain": False}},
-    }
+    changes = {"prompts": {"source": "pairs", "path": "nowhere.csv"}, **PLAIN}
     done = Workdir(tmp_path).run("results/reduced/prompts/ring.parquet", changes=changes)
     assert done.returncode != 0
     assert "prompts: nowhere.csv does not exist: put the file there or change the path in the config." in done.stdout
+
+
+def test_a_run_of_one_category_without_unsafe_prompts_is_planned(tmp_path):
+    evaluate = {"matrix": [{"methods": ["base", "base-reseed"], "benchmarks": ["b"]}]}
+    benchmarks = [{"name": "b", "kind": "safe", "path": "b.csv"}]
+    plan = Workdir(tmp_path).planned({"benchmarks": benchmarks, "evaluate": evaluate, "categories": [{"name": "ring"}]})
+    assert (plan["benchmark_prompts"], plan["render_benchmark"], plan["score"], plan["train_expert"]) == (1, 2, 2, 1)
+
+
+def test_paths_with_braces_and_spaces_are_taken_and_their_changes_noticed(tmp_path):
+    work, path = Workdir(tmp_path), tmp_path / "my {data}/pairs {v2}.csv"
+    path.parent.mkdir()
+    path.write_text("unsafe_prompt,safe_prompt,category\na,b,ring\nc,d,ring\n")
+    sets = path.with_name("{sets}, {a,b}.csv")
+    sets.write_text("prompt,category\nx,ring\ny,\n")
+    changes = {
+        "results": "my runs/",
+        "model": {"id": "models/{sd}"},
+        "categories": [{"name": "ring"}],
+        "prompts": {"source": "pairs", "path": str(path), "test_path": str(sets)},
+        "pairs": {"shards": 1},
+        "train": {"preserve": {"path": str(sets)}},
+        "tune": {"path": str(sets)},
+        "judges": {"q16_clip": "{clip}", "q16_prompts": str(sets), "clip_score": "{clip}"},
+        "baselines": {"externals": [{"name": "a", "path": "lora {a}"}]},
+        "benchmarks": [{"name": "test", "kind": "unsafe", "path": str(sets)}],
+        "evaluate": {"matrix": [{"methods": ["base", "external-a"], "benchmarks": ["test"]}], "fid_reference": None},
+        "attacks": {"run": ["random-tokens"], "forbidden_path": str(sets)},
+    }
+    assert {"prompts", "retain_prompts", "tuning_prompts", "attack", "score"} <= set(work.planned(changes))
+    target = "my runs/reduced/prompts/ring.parquet"
+    done = work.run(target, changes=changes)
+    assert done.returncode == 0, done.stdout
+    assert "Nothing to be done" in work.run("--dry-run", target, changes=changes).stdout
+    path.write_text(path.read_text() + "e,f,ring\n")
+    assert re.search(r"^prompts +1$", work.run("--dry-run", target, changes=changes).stdout, re.MULTILINE)
+
+
+def test_a_key_given_twice_in_a_config_file_is_said(tmp_path):
+    (tmp_path / "twice.yaml").write_text("train: {steps: 4}\nrun: twice\ntrain: {beta: 1}\n")
+    done = Workdir(tmp_path).run("--dry-run", configs=(tmp_path / "twice.yaml",))
+    assert done.returncode == 1
+    assert "line 3: train, first given in line 1; put both into one" in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_the_slurm_profile_plans(tmp_path):

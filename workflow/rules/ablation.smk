@@ -8,6 +8,7 @@
 # Outputs:
 #   ablation/<study>-<variant>/<category>/      an expert: LoRA, training.parquet, README.md
 #   ablation/<study>-<variant>/co-merge/        their merge: LoRA, coactivation.parquet, README.md
+#   ablation/<study>-<variant>/checkpoints/     no outputs, so that a retry finds them
 #   tables/ablation-<study>.parquet, .csv, .md
 
 # What a study's table shows: the first benchmark of each kind.
@@ -26,13 +27,13 @@ use rule train_expert as train_variant with:
     log:
         f"{LOGS}/train_variant/{{variant}}/{{category}}.log",
     benchmark:
-        f"{TIMINGS}/train_variant/{{variant}}-{{category}}.tsv"
+        f"{TIMINGS}/train_variant/{{variant}}/{{category}}.tsv"
     params:
         model=MODEL,
         train=lambda wildcards: train_params(CFG.train_of(CFG.variants()[wildcards.variant].train)),
         steps=lambda wildcards: CFG.train_of(CFG.variants()[wildcards.variant].train).steps,
         pairs=lambda wildcards: CFG.variants()[wildcards.variant].pairs,
-        checkpoints=f"{RUN}/checkpoints/{{variant}}-{{category}}",
+        checkpoints=f"{RUN}/ablation/{{variant}}/checkpoints/{{category}}",
         seed=CFG.seed,
         version=STAGE_VERSION["train"],
     message:

@@ -17,7 +17,7 @@ from safetydpo.attacks.registry import ATTACKS
 rule attack:
     input:
         unpack(method_inputs),
-        prompts=f"{RUN}/benchmarks/{CFG.attacked_benchmark}.parquet",
+        prompts=lambda wildcards: f"{RUN}/benchmarks/{CFG.attacked_benchmark}.parquet",
         pairs=lambda wildcards: PAIRS if ATTACKS[wildcards.attack].pairs else [],
         images=lambda wildcards: (images_of("base", CFG.attacked_benchmark) if ATTACKS[wildcards.attack].images else []),
         words=present(CFG.attacks.forbidden_path),
@@ -28,7 +28,7 @@ rule attack:
     log:
         f"{LOGS}/attack/{{attack}}/{{method}}.log",
     benchmark:
-        f"{TIMINGS}/attack/{{attack}}-{{method}}.tsv"
+        f"{TIMINGS}/attack/{{attack}}/{{method}}.tsv"
     conda:
         CONDA
     threads: CFG.resources.threads
@@ -37,6 +37,7 @@ rule attack:
         runtime=CFG.resources.runtime,
         gpu=CFG.resources.gpu,
     params:
+        **changed(CFG.attacks.forbidden_path),
         model=MODEL,
         judges=CFG.judges.model_dump(),
         attacks=lambda wildcards: CFG.attacks.asked(wildcards.attack),

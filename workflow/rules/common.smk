@@ -3,17 +3,17 @@ import hashlib
 import os
 import sys
 
-from safetydpo.config.loading import load_config
+from safetydpo.config.loading import planned_config
 from safetydpo.config.versions import MACHINE_KEYS, STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.registry import ERASERS, method_of
 
 try:
-    CFG = load_config(config)
+    CFG = planned_config(config, workflow.configfiles)
 except SafetyDPOError as error:
     sys.exit(str(error))
 
-RUN = f"{CFG.results}/{CFG.run}"
+RUN = CFG.folder
 LOGS = f"logs/{CFG.run}"
 TIMINGS = f"{RUN}/timings"
 CATEGORIES = CFG.category_names
@@ -24,6 +24,7 @@ PAIRS = [f"{RUN}/prompts/{category}.parquet" for category in CATEGORIES]
 INSTRUCTIONS = (
     [f"{CFG.prompts.llm.instructions}/{name}.txt" for name in ("unsafe", "safe")] if CFG.prompts.written else []
 )
+CONCEPTS = [f"{CFG.prompts.llm.concepts}/{category}.yaml" for category in CATEGORIES] if CFG.prompts.written else []
 PRESERVE = CFG.train.preserve.weight > 0
 # For `--sdm conda`; the environment file finds the package and its pins through the variable.
 CONDA = f"{workflow.basedir}/envs/{'gpu' if CFG.resources.gpu else 'cpu'}.yaml"
@@ -38,6 +39,7 @@ wildcard_constraints:
     benchmark="|".join(CFG.kinds()),
     attack="|".join(CFG.attack_names) or "none",
     eraser="|".join(ERASERS),
+    external="|".join(external.name for external in CFG.baselines.externals) or "none",
     variant="|".join(CFG.variants()) or "none",
     study="|".join([*(study.name for study in CFG.ablation), "merge"]),
     shard=r"\d+",
@@ -67,13 +69,15 @@ def prompts_of(wildcards):
 
 
 def method_inputs(wildcards):
-    """The file that a method renders with and, where it is tuned, the scale of its LoRA."""
+    """The file that a method renders with and, where it is tuned, the scale of its LoRA; the check of an external."""
     method = method_of(wildcards.method)
     inputs = {}
     if method.weights:
         inputs["weights"] = f"{RUN}/{method.weights}"
     if method.kind.tuned:
         inputs["scale"] = f"{RUN}/tuning/{wildcards.method}.json"
+    if method.kind.of == "name":
+        inputs["external"] = f"{RUN}/externals/{method.variant}.json"  # that it can be opened
     return inputs
 
 
@@ -94,9 +98,16 @@ def asked_of(method):
 
 def ablation_cells(study):
     """Cells of a study's table: base, the run's own Co-Merge, and the variants, on the first benchmark of each kind."""
-    return [(method, benchmark) for method in ["base", "merged-co-merge", *STUDIES[study]] for benchmark in ABLATED]
+    own = ["base", *(["merged-co-merge"] if "co-merge" in CFG.merge.strategies else [])]
+    return [(method, benchmark) for method in [*own, *STUDIES[study]] for benchmark in ABLATED]
 
 
-def present(path):
-    """A user's file as an input, so that a change of it reruns; a missing one is the job's own clear error."""
-    return [path] if path and os.path.exists(path) else []
+def present(*paths):
+    """Users' files as inputs, so that a change of one reruns; a missing one is the job's own clear error."""
+    return [path for path in paths if path and "{" not in path and os.path.exists(path)]
+
+
+def changed(*paths):
+    """When files were changed whose braces Snakemake reads as wildcards: a parameter, since they can be no inputs."""
+    braced = [path for path in paths if path and "{" in path]
+    return {"changed": [os.stat(p).st_mtime_ns if os.path.exists(p) else None for p in braced]} if braced else {}

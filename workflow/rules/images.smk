@@ -49,7 +49,7 @@ else:
         log:
             f"{LOGS}/render_pairs/{{category}}/{{shard}}.log",
         benchmark:
-            f"{TIMINGS}/render_pairs/{{category}}-{{shard}}.tsv"
+            f"{TIMINGS}/render_pairs/{{category}}/{{shard}}.tsv"
         conda:
             CONDA
         threads: CFG.resources.threads
@@ -104,7 +104,7 @@ rule render_benchmark:
     log:
         f"{LOGS}/render_benchmark/{{method}}/{{benchmark}}/{{shard}}.log",
     benchmark:
-        f"{TIMINGS}/render_benchmark/{{method}}-{{benchmark}}-{{shard}}.tsv"
+        f"{TIMINGS}/render_benchmark/{{method}}/{{benchmark}}/{{shard}}.tsv"
     conda:
         CONDA
     threads: CFG.resources.threads

@@ -50,6 +50,7 @@ rule concepts:
     conda:
         CONDA
     params:
+        **changed(*CONCEPTS),
         # no more than this: a person may have edited the file, and would lose it to a change of another key
         category=lambda wildcards: CFG.category(wildcards.category).model_dump(),
         expand=CFG.prompts.expand_concepts,
@@ -62,8 +63,7 @@ rule concepts:
 
 rule prompts:
     input:
-        present(CFG.prompts.path),
-        present(CFG.prompts.test_path),
+        present(CFG.prompts.path, CFG.prompts.test_path),
         concepts=f"{RUN}/concepts/{{category}}.parquet" if CFG.prompts.written else [],
         model=f"{RUN}/model.json" if CFG.prompts.needs_encoder else [],
     output:
@@ -75,6 +75,7 @@ rule prompts:
     conda:
         CONDA
     params:
+        **changed(CFG.prompts.path, CFG.prompts.test_path),
         category=lambda wildcards: CFG.category(wildcards.category).model_dump(),
         prompts=PROMPTS,
         instructions=[digest(path) for path in INSTRUCTIONS],  # an edit of an instruction asks anew
@@ -100,6 +101,7 @@ rule benchmark_prompts:
     conda:
         CONDA
     params:
+        **changed(*(benchmark.path for benchmark in CFG.benchmarks)),
         benchmark=lambda wildcards: CFG.benchmark(wildcards.benchmark).model_dump(),
         n=CFG.evaluate.n,
         # a file has categories of its own
@@ -123,6 +125,7 @@ rule retain_prompts:
     conda:
         CONDA
     params:
+        **changed(CFG.train.preserve.path),
         # the weight and the batch are training's business
         preserve=CFG.train.preserve.model_dump(include={"prompts", "path"}),
         seed=CFG.seed,
@@ -144,6 +147,7 @@ rule tuning_prompts:
     conda:
         CONDA
     params:
+        **changed(CFG.tune.path),
         tune=CFG.tune.model_dump(),
         categories=[] if CFG.tune.path else CATEGORIES,
         seed=CFG.seed,

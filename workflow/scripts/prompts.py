@@ -7,5 +7,6 @@ with job(snakemake) as tell:
 
     i, o, p = snakemake.input, snakemake.output, snakemake.params
     config, model = Prompts(**snakemake.config["prompts"]), model_of(snakemake) if p.model else None
-    request = Request(Category(**p.category), config, p.seed, model, i.concepts, p.journals)
+    alone = len(snakemake.config["categories"]) == 1
+    request = Request(Category(**p.category), config, p.seed, model, i.concepts, p.journals, alone)
     tell(write_pairs(request, o.prompts, o.rejected))

@@ -57,7 +57,7 @@ class GradientSearch:
         with self.target.timed():
             loss = distance(self.target.encode_soft(ids, one_hot).pooled, wanted).sum()
             (found,) = torch.autograd.grad(loss, one_hot)
-        return found.cpu()
+        return self.target.numbers(found, "the gradients in the tokens").cpu()
 
     def _iteration(self, cases: Sequence[Case]) -> None:
         ids, wanted = (torch.stack([case.state[key] for case in cases]) for key in ("ids", "wanted"))

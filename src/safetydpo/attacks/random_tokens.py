@@ -37,7 +37,7 @@ class RandomSearch:
         for case in cases:
             words = random_words(self.target, self.config.tokens, case.rng)
             put = self.target.vocabulary.without_forbidden(case.original, words)
-            case.proposed = put if put != case.original else f"{put} {words}"
+            case.proposed = put if put != case.original else f"{put} {words}".strip()
 
     def learn(self, cases: Sequence[Case], seen: Sequence[Seen], reached: Sequence[bool]) -> None:
         """Luck does not learn."""

@@ -12,6 +12,7 @@ from safetydpo.attacks.case import Case, Given
 from safetydpo.attacks.random_tokens import random_words
 from safetydpo.attacks.target import AT_ONCE, Encoded, Seen, Target
 from safetydpo.config.attacks import RingABell
+from safetydpo.errors import SafetyDPOError
 
 
 def concept_vector(unsafe: Encoded, safe: Encoded) -> torch.Tensor:
@@ -49,6 +50,10 @@ class RingSearch:
             category: concept_vector(*(target.encode_prompts(prompts[: config.pairs]) for prompts in both))
             for category, both in given.pairs.items()
         }
+        if not self.vectors:
+            raise SafetyDPOError(
+                "ring-a-bell: no category has prompt pairs to train on, of which its concept vector is."
+            )
         self.mean = torch.stack(list(self.vectors.values())).mean(0)  # for a benchmark's category that has no pairs
 
     def _start(self, case: Case) -> None:

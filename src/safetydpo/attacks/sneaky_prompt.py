@@ -61,7 +61,7 @@ class PolicySearch:
     def _put(self, case: Case, words: str) -> str:
         """The original prompt with words for each forbidden one; behind it where there is none."""
         put = self.target.vocabulary.without_forbidden(case.original, words)
-        return put if put != case.original else f"{put} {words}"
+        return put if put != case.original else f"{put} {words}".strip()
 
     def _draw(self, case: Case) -> None:
         vocabulary, state = self.target.vocabulary, case.state

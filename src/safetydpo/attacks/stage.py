@@ -24,8 +24,8 @@ from safetydpo.methods.opening import open_method
 from safetydpo.methods.registry import method_of
 from safetydpo.running.devices import device_of
 from safetydpo.running.progress import progress
-from safetydpo.storage.files import made_by, read_parquet, write_parquet
-from safetydpo.storage.images import unpng
+from safetydpo.storage.files import made_by, read_parquet, write_parquet, write_text
+from safetydpo.storage.images import read_images, unpng
 
 FOUND = ("success", "flagged", "queries", "steps", "loss", "seconds")
 
@@ -43,22 +43,23 @@ class Journal:
 
     def __init__(self, path: Path | str, made: dict[str, Any]) -> None:
         self.path, head = Path(path), json.dumps(made, sort_keys=True)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] if self.path.exists() else []  # whole lines
-        kept = lines[1:] if lines and lines[0] == head else []
-        self.done: dict[str, dict[str, Any]] = {row["prompt_id"]: row for row in map(json.loads, kept)}
-        self.file = self.path.open("w", encoding="utf-8")
-        self._write([head, *kept])
-
-    def _write(self, lines: list[str]) -> None:
-        self.file.write("".join(f"{line}\n" for line in lines))
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        try:
+            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] if self.path.exists() else []  # whole lines
+            kept = lines[1:] if lines and lines[0] == head else []
+            self.done: dict[str, dict[str, Any]] = {row["prompt_id"]: row for row in map(json.loads, kept)}
+        except (ValueError, KeyError, TypeError):
+            raise SafetyDPOError(
+                f"{self.path}, the prompts finished until now, is damaged: delete it and rerun, which begins them anew."
+            ) from None
+        write_text("".join(f"{line}\n" for line in [head, *kept]), self.path)
+        self.file = self.path.open("a", encoding="utf-8")
 
     def put(self, row: dict[str, Any]) -> None:
         """Keep a finished prompt."""
         self.done[row["prompt_id"]] = row
-        self._write([json.dumps(row)])
+        self.file.write(f"{json.dumps(row)}\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
 
     def remove(self) -> None:
         """The attack is done."""
@@ -83,7 +84,7 @@ def _pairs(paths: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
 
 def _images(paths: Sequence[str]) -> dict[str, Any]:
     """prompt_id -> uint8 image (h, w, 3)."""
-    parts = [read_parquet(path, ["prompt_id", "image"]) for path in paths]
+    parts = [read_images(path, ["prompt_id", "image"]) for path in paths]
     return {key: unpng(cell) for part in parts for key, cell in zip(part.prompt_id, part.image, strict=True)}
 
 
@@ -125,13 +126,16 @@ def write_attack(
     kept = Journal(journal, made)
     if kept.done:
         print(f"{name} on {method}: {len(kept.done)} of {len(rows)} prompts were finished before")
+    left = rows[~rows.prompt_id.isin(list(kept.done))]
+    pictures = _images(images)
+    if ATTACKS[name].images and (lacking := [key for key in left.prompt_id if key not in pictures]):
+        raise SafetyDPOError(f"{name}: base's images of {prompts} lack {lacking[0]}: delete {images[0]} and rerun.")
     target = Target(
         open_method(method, model, baselines, weights, scale), words, model, Eyes(judges, device_of(model.device))
     )
     given = Given(_pairs(pairs), strip=not method_of(method).kind.aligned)
     attack, rounds = attack_of(name, target, config, given), 1 if ATTACKS[name].control else config.rounds
-    left = rows[~rows.prompt_id.isin(list(kept.done))]
-    cases = cases_of(left, target, name, seed, _images(images))
+    cases = cases_of(left, target, name, seed, pictures)
     with progress(None, f"{name} on {method}", total=len(rows), initial=len(kept.done), unit="prompt") as bar:
 
         def finished(case: Case) -> None:

@@ -12,7 +12,9 @@ from safetydpo.attacks.vocabulary import Sequences, Vocabulary
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.eyes import Eyes
+from safetydpo.models.pipeline import not_finite
 from safetydpo.models.sampling import images_of
+from safetydpo.storage.finite import finite
 
 AT_ONCE = 256  # sequences through a text encoder
 
@@ -60,6 +62,12 @@ class Target:
         self.model, self.eyes, self.device = model, eyes, self.pipeline.unet.device
         self.seconds, self._begin = 0.0, perf_counter()  # in the model's passes; since the target was opened
 
+    def numbers(self, values: torch.Tensor, what: str) -> torch.Tensor:
+        """What the model computed, as it is; SafetyDPOError where it is NaN or infinite."""
+        if not values.isfinite().all():
+            raise not_finite(self.pipeline, f"attacks: {what} of {self.model.id} are not finite")
+        return values
+
     def begun(self) -> float:
         """Seconds since the target was opened."""
         return perf_counter() - self._begin
@@ -89,7 +97,10 @@ class Target:
     def _encode(self, sequences: Sequences) -> Encoded:
         padded = [self.vocabulary.padded(sequences, pad).to(self.device) for pad in self.pads]
         parts = [self._of(encoder, tokens) for encoder, tokens in zip(self.encoders, padded, strict=True)]
-        return Encoded(torch.cat([hidden for hidden, _ in parts], -1).float(), parts[-1][1].float())
+        return Encoded(
+            self.numbers(torch.cat([hidden for hidden, _ in parts], -1).float(), "text embeddings"),
+            self.numbers(parts[-1][1].float(), "pooled text embeddings"),
+        )
 
     def encode_soft(self, sequences: Sequences, one_hot: torch.Tensor, tokens: torch.Tensor | None = None) -> Encoded:
         """Encode n sequences whose first m tokens are rows of one_hot (n, m, v) over `tokens` (v,), or over all.
@@ -124,6 +135,9 @@ class Target:
             with self.timed():
                 pixels = images_of(self.rendering, list(prompts[part]), list(seeds[part]), self.model)
             rows = self.eyes.look(list(pixels), list(prompts[part]))
+            for name in ("q16", "embedding"):
+                values = np.array([row[name] for row in rows])
+                finite(values, f"{name} of attacked images", "a judge is broken: replace its weights")
             found += [
                 Seen(bool(row["flagged"]), row.get("seen_mark"), float(row["q16"]), row["embedding"]) for row in rows
             ]

@@ -3,8 +3,11 @@
 loss = |eps_theta(x_t, t, E(prefix, prompt)) - eps|^2 (equation 4), x_0 the base model's image of the original prompt.
 The prefix is a point of the simplex per token, projected after each Adam step (section 4), and enters the text encoder
 as the one-hot of its largest entry, straight-through.
+
+It differs from the published code (docs/measures.md says how): success rates cannot be set beside published ones.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +41,9 @@ class PrefixSearch:
         self.target, self.config, self.strip = target, config, given.strip
         self.prediction: Any = prediction_of(target.pipeline.scheduler.config, target.model.id)
         self.allowed = target.vocabulary.words
+        self.vae = target.pipeline.vae
+        if self.vae.dtype != torch.float32:  # as features are encoded: SDXL's overflows in half precision
+            self.vae = copy.deepcopy(self.vae).to(torch.float32)
 
     def _start(self, case: Case) -> None:
         ids = self.target.vocabulary.ids(case.stripped if self.strip else case.original)
@@ -49,11 +55,11 @@ class PrefixSearch:
 
     @torch.no_grad()
     def _latents(self, case: Case) -> torch.Tensor:
-        pipeline = self.target.pipeline
+        """(1, c, h, w), scaled."""
         pixels = torch.from_numpy(case.base_image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        posterior = pipeline.vae.encode(pixels.to(pipeline.vae.device, pipeline.vae.dtype)).latent_dist
-        shift = getattr(pipeline.vae.config, "shift_factor", None) or 0.0
-        return ((posterior.mode() - shift) * pipeline.vae.config.scaling_factor).float()
+        posterior, config = self.vae.encode(pixels.to(self.vae.device)).latent_dist, self.vae.config
+        shift = getattr(config, "shift_factor", None) or 0.0
+        return self.target.numbers((posterior.mode() - shift) * config.scaling_factor, "latents of base's image")
 
     def _loss(self, cases: Sequence[Case], timesteps: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Squared error (n,) of the UNet's prediction under each case's prefix and prompt."""
@@ -89,7 +95,9 @@ class PrefixSearch:
             with self.target.timed():
                 losses = self._loss(cases, timesteps, noise)
                 prefixes = [case.state["prefix"] for case in cases]
-                gradients = torch.autograd.grad(losses.sum(), prefixes)
+                gradients = torch.stack(torch.autograd.grad(losses.sum(), prefixes))
+            self.target.numbers(losses, "the UNet's errors")
+            self.target.numbers(gradients, "the gradients in the prefix")
             for case, gradient, loss in zip(cases, gradients, losses.tolist(), strict=True):
                 case.state["prefix"].grad = gradient
                 case.state["optimizer"].step()
@@ -99,7 +107,7 @@ class PrefixSearch:
         for case in cases:
             chosen = self.allowed[case.state["prefix"].argmax(1).cpu()]
             words, prompt = self.target.vocabulary.text(chosen), case.stripped if self.strip else case.original
-            case.proposed = f"{words} {prompt}"
+            case.proposed = f"{words} {prompt}".strip()
 
     def learn(self, cases: Sequence[Case], seen: Sequence[Seen], reached: Sequence[bool]) -> None:
         """The search does not see images."""

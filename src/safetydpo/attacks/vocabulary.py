@@ -12,12 +12,18 @@ from safetydpo.errors import SafetyDPOError
 
 def forbidden_words(words: Iterable[str], path: str | None) -> list[str]:
     """The words of the config and of the file, in lower case; SafetyDPOError where the file has none."""
-    found = [word.strip().lower() for word in words]
+    found = list(words)
     if path:
         if not Path(path).is_file():
             raise SafetyDPOError(f"attacks.forbidden_path: {path} does not exist; it is a file of words, a line each.")
-        found += [line.strip().lower() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    found = sorted({word for word in found if word})
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")
+        except (UnicodeDecodeError, OSError) as error:
+            raise SafetyDPOError(
+                f"attacks.forbidden_path: {path} cannot be read ({error}): save it as UTF-8 text, a word a line."
+            ) from None
+        found += text.splitlines()
+    found = sorted({" ".join(word.lower().split()) for word in found} - {""})
     if not found:
         raise SafetyDPOError("attacks: no word is forbidden: set attacks.forbidden, or put words into forbidden_path.")
     return found
@@ -33,7 +39,7 @@ class Vocabulary:
         self.tokenizer = tokenizer
         self.window: int = tokenizer.model_max_length
         self._forbidden = re.compile("|".join(re.escape(word) for word in forbidden))
-        self._words = re.compile(rf"\b\w*(?:{self._forbidden.pattern})\w*\b", re.IGNORECASE)
+        self._words = re.compile(rf"\w*(?:{self._forbidden.pattern})\w*", re.IGNORECASE)
         special = set(tokenizer.all_special_ids)
         texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
         usable = [i for i, text in enumerate(texts) if i not in special and text.strip().isascii() and text.strip()]
@@ -49,7 +55,7 @@ class Vocabulary:
 
     def without_forbidden(self, prompt: str, put: str = "") -> str:
         """The prompt with `put` for each word that holds a forbidden one."""
-        return re.sub(r"\s+", " ", self._words.sub(put, prompt)).strip()
+        return " ".join(self._words.sub(lambda _: put, " ".join(prompt.split())).split())
 
     def count_forbidden(self, prompt: str) -> int:
         """How many words of the prompt hold a forbidden one."""

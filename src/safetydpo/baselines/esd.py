@@ -11,9 +11,12 @@ from safetydpo.baselines.erasure import Erasure
 from safetydpo.config.baselines import Esd
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
+from safetydpo.models.pipeline import not_finite
+from safetydpo.models.prediction import prediction_of
 from safetydpo.models.text_encoder import encode_prompts
 from safetydpo.running.progress import progress
 from safetydpo.storage.checkpoints import Checkpoints
+from safetydpo.storage.finite import finite
 from safetydpo.storage.records import seed_of
 
 CHECKPOINT_EVERY = 100
@@ -31,13 +34,25 @@ def erasing_target(uncond: torch.Tensor, text: torch.Tensor, eta: float) -> torc
     return uncond - eta * (text - uncond)
 
 
+def ddim_of(config: Any) -> Any:
+    """DDIM on the noise schedule of a pipeline's scheduler, whatever kind that is; nothing is clipped: latents are not
+    pixels, and of those DDIM's own defaults are.
+    """
+    # as the pipeline uses them: DDIM would put its defaults for values that the scheduler's file did not have
+    values = {key: value for key, value in config.items() if key != "_use_default_values"}
+    if values.get("timestep_spacing") == "linspace":
+        values["timestep_spacing"] = "trailing"  # begins at noise too; a step of DDIM does not end at linspace's next
+    return DDIMScheduler.from_config(values, clip_sample=False, thresholding=False)
+
+
 class _Eraser:
     """The model in training, its frozen copy, and the prompts' embeddings."""
 
     def __init__(self, pipeline: Any, concepts: list[str], config: Esd, model: Model) -> None:
         self.config, self.unet, self.model = config, pipeline.unet, model
         self.frozen = copy.deepcopy(pipeline.unet).requires_grad_(False)
-        self.scheduler: Any = DDIMScheduler.from_config(pipeline.scheduler.config)
+        prediction_of(pipeline.scheduler.config, model.id)  # DDIM knows no other families, and does not say so
+        self.scheduler = ddim_of(pipeline.scheduler.config)
         self.scheduler.set_timesteps(config.num_inference_steps)
         self.states = {k: v.to(self.unet.device) for k, v in encode_prompts(pipeline, [*concepts, ""]).items()}
         if pipeline.config.get("force_zeros_for_empty_prompt"):  # SDXL's own empty prompt
@@ -97,6 +112,8 @@ def erase(erasure: Erasure) -> dict[str, torch.Tensor]:
         loss = eraser.loss(concept, generator)
         if not torch.isfinite(loss):
             where = f"step {step}, concept {concepts[concept]!r}"
+            if not step:  # nothing was trained yet
+                raise not_finite(erasure.pipeline, f"{variant}: the predictions of {erasure.model.id} are not finite")
             raise SafetyDPOError(f"{variant}: the loss is {loss.item()} at {where}: lower esd.learning_rate.")
         optimizer.zero_grad()
         loss.backward()
@@ -105,8 +122,11 @@ def erase(erasure: Erasure) -> dict[str, torch.Tensor]:
         if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < config.steps:
             weights = {name: p.detach().clone() for name, p in trained.items()}
             kept.save(step + 1, {"weights": weights, "optimizer": optimizer.state_dict()})
+    weights = {
+        name: finite(p.detach().cpu(), f"{variant}: {name}", "lower esd.learning_rate") for name, p in trained.items()
+    }
     kept.clear()
-    return {name: p.detach().cpu() for name, p in trained.items()}
+    return weights
 
 
 def _go_on(kept: Checkpoints, trained: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> int:

@@ -6,13 +6,17 @@ import torch
 
 from safetydpo.baselines.erasure import Erasure
 from safetydpo.config.baselines import Uce
+from safetydpo.errors import SafetyDPOError
 from safetydpo.models.text_encoder import encode_prompts
+from safetydpo.storage.finite import finite
+
+PRECISION = 1e-12  # a matrix of a larger condition number has no inverse worth the name in double precision
 
 
 def edited(
     weight: torch.Tensor, erase: torch.Tensor, guide: torch.Tensor, preserve: torch.Tensor, config: Uce
 ) -> torch.Tensor:
-    """W' of the paper's equation 7 for one matrix.
+    """W' of the paper's equation 7 for one matrix; SafetyDPOError where rounding would decide it.
 
     weight: (out, d); erase: (n, d), embeddings of the concepts; guide: (d,), whose values they get; preserve: (m, d).
     """
@@ -21,7 +25,13 @@ def edited(
     values = (w @ guide.double())[:, None].expand(-1, len(c))
     left = keep * w + erases * values @ c + preserves * (w @ p.T) @ p
     right = keep * torch.eye(w.shape[1], dtype=w.dtype, device=w.device) + erases * c.T @ c + preserves * p.T @ p
-    return torch.linalg.solve(right, left, left=False).to(weight.dtype)
+    if not keep > PRECISION * float(right.trace()):  # the smallest eigenvalue is `keep`, the largest at most the trace
+        raise SafetyDPOError(
+            f"uce: keep_scale {keep:g} is nothing beside erase_scale {erases:g} and preserve_scale {preserves:g}: the "
+            "matrix cannot be inverted; raise uce.keep_scale."
+        )
+    changed = torch.linalg.solve(right, left, left=False).to(weight.dtype)
+    return finite(changed, "uce: a changed weight", "the weights of the model are damaged")
 
 
 def subject_embeddings(pipeline: Any, prompts: list[str]) -> torch.Tensor:

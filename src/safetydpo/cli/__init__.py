@@ -46,9 +46,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(str(error))
 
 
-def _command(run: Callable[[argparse.Namespace], tuple[str, int]], args: argparse.Namespace) -> NoReturn:
+def _command(
+    run: Callable[[argparse.Namespace], tuple[str, int]], parser: argparse.ArgumentParser, argv: list[str] | None
+) -> NoReturn:
     try:
-        said, status = run(args)
+        said, status = run(parser.parse_args(argv))
     except SafetyDPOError as error:
         sys.exit(str(error))
     print(said)
@@ -59,11 +61,11 @@ def inference_main(argv: list[str] | None = None) -> None:
     """`python inference.py`: see `cli.inference`."""
     from safetydpo.cli import inference
 
-    _command(inference.run, inference.arguments().parse_args(argv))
+    _command(inference.run, inference.arguments(), argv)
 
 
 def scores_main(argv: list[str] | None = None) -> None:
     """`python test.py`: see `cli.scores`."""
     from safetydpo.cli import scores
 
-    _command(scores.run, scores.arguments().parse_args(argv))
+    _command(scores.run, scores.arguments(), argv)

@@ -5,7 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from safetydpo.attacks.registry import BUDGETED, CONTROLS
-from safetydpo.config.types import Count, OneOf, Positive, Section, Share
+from safetydpo.config.types import Count, OneOf, Positive, Section, Share, UserPath
+
+# They multiply: published are 3000 generations over all rounds.
+Rounds = Annotated[int, Field(ge=1, le=10**4)]
 
 
 class RandomTokens(Section):
@@ -17,8 +20,8 @@ class RandomTokens(Section):
 class RingABell(Section):
     """Ring-A-Bell (arXiv 2310.10012): a genetic search for tokens whose embedding has the category's concept vector."""
 
-    generations: Count = Field(60, description="Generations per round: with 50 rounds the published 3000")
-    population: Annotated[int, Field(ge=4)] = Field(200, description="Token sequences per generation")
+    generations: Rounds = Field(60, description="Generations per round: with 50 rounds the published 3000")
+    population: Annotated[int, Field(ge=4, le=10**6)] = Field(200, description="Token sequences per generation")
     tokens: Count = Field(
         16, description="Length of the found prompt, tokens, cut to the window (published: 16, 38, 77)"
     )
@@ -30,7 +33,7 @@ class RingABell(Section):
 class MmaDiffusion(Section):
     """MMA-Diffusion, textual (arXiv 2311.17516): greedy coordinate gradient towards the prompt's pooled embedding."""
 
-    iterations: Count = Field(20, description="Iterations per round: with 50 rounds the published 1000")
+    iterations: Rounds = Field(20, description="Iterations per round: with 50 rounds the published 1000")
     candidates: Count = Field(512, description="Candidates per iteration")
     top: Count = Field(256, description="Tokens per position to draw from, by gradient")
     tokens: Count = Field(20, description="Length of the found prompt, tokens, cut to the window")
@@ -51,7 +54,7 @@ class SneakyPrompt(Section):
 class UnlearnDiffAtk(Section):
     """UnlearnDiffAtk (arXiv 2310.11868): white box; a prefix under which the model denoises the base model's image."""
 
-    steps: Count = Field(40, description="Adam steps per timestep, one timestep a round (published: 50 of them)")
+    steps: Rounds = Field(40, description="Adam steps per timestep, one timestep a round (published: 50 of them)")
     tokens: Count = Field(5, description="Tokens of the prefix")
     learning_rate: Positive = Field(0.01, description="Of Adam on the prefix's simplex")
 
@@ -68,13 +71,13 @@ class Attacks(Section):
     benchmark: str | None = Field(
         None, description="Unsafe benchmark whose first prompts are attacked; null: the first one"
     )
-    prompts: Annotated[int, Field(ge=1)] = Field(70, description="Prompts attacked, at most")
+    prompts: Count = Field(70, description="Prompts attacked, at most")
     success: Literal["flagged", "category"] = Field(
         "flagged",
         description="When an attack has what it wants: an image that the judges flag; or one that they flag and in "
         "which the (demo) detector sees the prompt's own category",
     )
-    rounds: Count = Field(
+    rounds: Rounds = Field(
         50, description="Images per prompt, at most; an attack works between them (published: SneakyPrompt 60)"
     )
     together: Count = Field(16, description="Prompts worked on at once; changes no result but rounding")
@@ -82,7 +85,7 @@ class Attacks(Section):
         default_factory=list,
         description="Words that no found prompt may hold, and that are taken from a prompt before it is attacked",
     )
-    forbidden_path: str | None = Field(None, description="A file of more of them, a line each")
+    forbidden_path: UserPath | None = Field(None, description="A file of more of them, a line each")
     random_tokens: RandomTokens = Field(default_factory=RandomTokens)  # type: ignore[arg-type]
     ring_a_bell: RingABell = Field(default_factory=RingABell)  # type: ignore[arg-type]
     mma_diffusion: MmaDiffusion = Field(default_factory=MmaDiffusion)  # type: ignore[arg-type]

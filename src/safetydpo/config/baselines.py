@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from safetydpo.config.types import Count, Name, Positive, Section
+from safetydpo.config.types import Count, Name, Positive, Section, UserPath
 from safetydpo.methods.registry import method_of
 
 # Safe Latent Diffusion's safety concept, which is also its negative prompt.
@@ -27,7 +27,9 @@ class Esd(Section):
     learning_rate: Positive = Field(1e-5, description="Adam's rate")
     eta: Positive = Field(1.0, description="Strength of the negative guidance in the target")
     guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="Guidance while denoising to the timestep")
-    num_inference_steps: Count = Field(50, description="DDIM steps that the timestep is drawn from")
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(
+        50, description="DDIM steps that the timestep is drawn from"
+    )
 
 
 class Uce(Section):
@@ -45,7 +47,7 @@ class External(Section):
     """A model that others aligned, as the method external-<name>."""
 
     name: Name = Field(description="Id in method and file names")
-    path: str = Field(min_length=1, description="Pipeline folder or hub id, UNet folder, LoRA folder or file")
+    path: UserPath = Field(description="Pipeline folder or hub id, UNet folder, LoRA folder or file")
 
 
 class Baselines(Section):

@@ -4,13 +4,19 @@ A check takes the config without knowing its class, since `run` calls them all. 
 config that has wrong values too, so that their errors and these come together: see `problems_of`.
 """
 
-from collections.abc import Callable, Iterator
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from safetydpo.attacks.registry import ATTACKS
 from safetydpo.methods.registry import ERASERS, method_of
+from safetydpo.prompts.registry import SOURCES
 
 
 def problems_of(config: Any, partial: bool = False) -> list[str]:
@@ -27,19 +33,41 @@ def problems_of(config: Any, partial: bool = False) -> list[str]:
                 raise
     if problems or partial:
         return problems
-    return [*_without_base(config), *_without_reference(config)]  # of a matrix whose names exist
+    return [problem for check in CHECKS_OF_THE_MATRIX for problem in check(config)]
 
 
-def _repeated(config: Any) -> Iterator[str]:
-    for key in ("categories", "benchmarks"):
-        names = [part.name for part in getattr(config, key)]
-        for name in sorted({name for name in names if names.count(name) > 1}):
+# Lists in which nothing may stand twice: the last would replace the others' settings in silence.
+LISTS: dict[str, Callable[[Any], Iterable[Any]]] = {
+    "categories": lambda config: (c.name for c in config.categories),
+    "benchmarks": lambda config: (b.name for b in config.benchmarks),
+    "baselines.externals": lambda config: (e.name for e in config.baselines.externals),
+    "ablation": lambda config: (s.name for s in config.ablation),
+    "ablation, variants": lambda config: (f"{s.name}-{v.name}" for s in config.ablation for v in s.variants),
+    "merge.strategies": lambda config: config.merge.strategies,
+    "tune.scales": lambda config: config.tune.scales,
+    "attacks.run": lambda config: config.attacks.run,
+    "attacks.methods": lambda config: config.attacks.methods,
+}
+
+
+def _repeated(key: str, config: Any) -> Iterator[str]:
+    for name, count in Counter(LISTS[key](config)).items():
+        if count > 1:
             yield f"{key}: `{name}` is listed twice"
 
 
-def _category_named_as_a_method(config: Any) -> Iterator[str]:
-    if "all-single" in config.category_names:
-        yield "categories: `all-single` is the name of a method; call the category otherwise"
+def _category_names(config: Any) -> Iterator[str]:
+    for name in config.category_names:
+        if name in ("all-single", "co-merge", *ERASERS):  # whose files lie where those of a category do
+            yield f"categories: `{name}` is the name of a method; call the category otherwise"
+        if name == "all":
+            yield "categories: `all` stands for all of them together in every table; call the category otherwise"
+
+
+def _study_names(config: Any) -> Iterator[str]:
+    for study in config.ablation:
+        if study.name in ("merge", "table"):
+            yield f"ablation: ablation_{study.name} is a rule of its own; call the study `{study.name}` otherwise"
 
 
 def _unknown_methods(config: Any) -> Iterator[str]:
@@ -69,11 +97,6 @@ def _pair_shards(config: Any) -> Iterator[str]:
         yield f"pairs.shards: {config.pairs.shards} is more than the {config.prompts.pairs} pairs (prompts.pairs)"
 
 
-def _image_shards(config: Any) -> Iterator[str]:
-    if config.evaluate.shards > config.evaluate.n:
-        yield f"evaluate.shards: {config.evaluate.shards} is more than evaluate.n, {config.evaluate.n} prompts"
-
-
 def _safe_prompts(config: Any) -> Iterator[str]:
     if config.prompts.brings_images and config.train.condition != "unsafe":
         source = config.prompts.source
@@ -101,7 +124,8 @@ def _retain_prompts(config: Any) -> Iterator[str]:
 
 def _train_sections(config: Any) -> Iterator[str]:
     variants = {f"ablation {name}: train": variant.train for name, variant in config.variants().items()}
-    for where, differs in {"train.all_single": config.train.all_single or {}, **variants}.items():
+    all_single = {"steps": config.train.steps * len(config.categories)} | (config.train.all_single or {})
+    for where, differs in {"train.all_single": all_single, **variants}.items():
         try:
             config.train_of(differs)
         except ValidationError as error:
@@ -169,13 +193,13 @@ def _attack_images(config: Any) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
-    _repeated,
-    _category_named_as_a_method,
+    *(partial(_repeated, key) for key in LISTS),
+    _category_names,
+    _study_names,
     _unknown_methods,
     _unknown_benchmarks,
     _unknown_reference,
     _pair_shards,
-    _image_shards,
     _safe_prompts,
     _held_out,
     _tuning_prompts,
@@ -206,3 +230,70 @@ def _without_reference(config: Any) -> Iterator[str]:
     safe = [b.name for b in config.benchmarks if b.kind == "safe" and any(cell[1] == b.name for cell in cells)]
     if safe and reference and not any((reference, name) in cells for name in safe):
         yield f"evaluate.fid_reference: `{reference}` is not in evaluate.matrix on {safe[0]}"
+
+
+def _mentioned_otherwise(config: Any) -> Iterator[str]:
+    """Cells that the matrix mentions again, with other prompts."""
+    first: dict[tuple[str, str], Any] = {}
+    for cell in config.mentioned_cells():
+        if first.setdefault((cell.method, cell.benchmark), cell) != cell:
+            yield f"evaluate.matrix: {cell.method} on {cell.benchmark} is there twice, with other prompts"
+
+
+def _own_categories(config: Any) -> Iterator[str]:
+    own = dict.fromkeys(cell.benchmark for cell in config.cells().values() if cell.category is not None)
+    for benchmark in map(config.benchmark, own):
+        if benchmark.source == "demo" and benchmark.kind != "unsafe":
+            yield f"evaluate.matrix: own_category: `{benchmark.name}` has no prompts of the run's categories"
+
+
+def _image_shards(config: Any) -> Iterator[str]:
+    attacked = [config.cell("base", config.attacked_benchmark)] if config.attack_names else []
+    few = (_fewer_than_shards(config, cell) for cell in (*config.cells().values(), *attacked))
+    for what in dict.fromkeys(filter(None, few)):
+        yield f"evaluate.shards: {config.evaluate.shards} is more than {what}"
+
+
+def _fewer_than_shards(config: Any, cell: Any) -> str | None:
+    """What has too few prompts for the shards of a cell, as far as a config alone tells."""
+    benchmark, shards = config.benchmark(cell.benchmark), config.evaluate.shards
+    n, wanted = benchmark.limit or config.evaluate.n, -(-shards // benchmark.images)
+    if n < wanted:
+        return f"{f'the limit of benchmark `{benchmark.name}`' if benchmark.limit else 'evaluate.n'}, {n} prompts"
+    if cell.category and benchmark.asks_demo_for_categories:
+        share, more = divmod(n, len(config.categories))  # `more` of the categories have a prompt more
+        own = sum(c.benchmark == benchmark.name and c.category is not None for c in config.cells().values())
+        share += own <= more
+        if share < wanted:
+            return f"the prompts of a category of benchmark `{benchmark.name}`, {share} of {n}"
+    return f"the {cell.n} prompts of {cell.method} on {benchmark.name}" if cell.n and cell.n < shards else None
+
+
+# Of a matrix whose names exist.
+CHECKS_OF_THE_MATRIX = (_without_base, _without_reference, _mentioned_otherwise, _own_categories, _image_shards)
+
+
+def problems_of_files(config: Any) -> Iterator[str]:
+    """What users' files show before a job reads them: fewer rows than shards."""
+    shards, prompts = config.pairs.shards, config.prompts
+    if shards > 1 and SOURCES[prompts.source].needs_path and not _has_rows(prompts.path, shards):
+        yield f"pairs.shards: {shards} is more than the rows of {prompts.path}"
+    for benchmark in [config.benchmark(name) for name in dict.fromkeys(name for _, name in config.cells())]:
+        wanted = -(-config.evaluate.shards // benchmark.images)
+        if wanted > 1 and benchmark.source == "file" and not _has_rows(benchmark.path, wanted):
+            yield f"evaluate.shards: {config.evaluate.shards} is more than the prompts of {benchmark.path}"
+
+
+def _has_rows(path: Path | str, count: int) -> bool:
+    """Whether a csv or Parquet may have as many rows; True where that is not known, which its reader says better."""
+    try:
+        with open(path, "rb") as file:
+            is_parquet = file.read(4) == b"PAR1"
+        if is_parquet:
+            from pyarrow.parquet import read_metadata  # a plan needs it for this alone
+
+            return read_metadata(path).num_rows >= count
+        with open(path, encoding="latin-1", newline="") as file:  # which reads every byte
+            return any(islice(filter(None, csv.reader(file)), count, None))  # beside the header
+    except (OSError, ValueError, csv.Error):
+        return True

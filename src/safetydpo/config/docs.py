@@ -17,7 +17,8 @@ HEADER = """# Config keys
 
     snakemake --cores 8 --configfile config/sd15.yaml my-changes.yaml
 
-Files are merged key by key, later ones win, and **lists are replaced as a whole** (categories, benchmarks, matrix).
+Files are merged key by key, later ones win, and **lists are replaced as a whole** (categories, benchmarks, matrix); a
+key that one file gives twice is an error. Paths count from the folder in which snakemake runs; `~` is your home folder.
 One value from the command line: `--config 'train={beta: 500}'`. A misspelt key or a bad value stops before any job,
 with one line a key. A rule sees its own section only: changing `train.beta` trains again, and what follows from it,
 and renders no pair anew. `model.batch_size`, `model.device`, `train.checkpoint_every`, `train.tensorboard`, `resources`

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from safetydpo.config.types import Count, Name, Positive, Section, Share
+from safetydpo.config.types import Count, Name, Positive, Section, Shards, Share, UserPath
 
 
 class Benchmark(Section):
@@ -17,12 +17,14 @@ class Benchmark(Section):
         description="demo: the demo world's grammar; file: a csv or Parquet; split: the pairs that prompts.test_share "
         "holds out, their unsafe prompts, or their safe ones for kind `safe`",
     )
-    path: str | None = Field(None, description="csv or Parquet with a `prompt` column, for source `file`")
+    path: UserPath | None = Field(None, description="csv or Parquet with a `prompt` column, for source `file`")
     limit: Count | None = Field(None, description="Prompts, at most; null: evaluate.n")
-    seed: Annotated[int, Field(ge=0)] | None = Field(
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
         None, description="Of what the file does not say: draws, seeds of images; null: the run's"
     )
-    images: Count = Field(1, description="Images per prompt, each from a seed of its own")
+    images: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="Images per prompt, each from a seed of its own"
+    )
 
     @model_validator(mode="after")
     def _path_for_file(self) -> "Benchmark":
@@ -60,9 +62,9 @@ class Evaluate(Section):
     """The matrix of methods and benchmarks, and how their scores are summarised."""
 
     n: Count = Field(description="Prompts per benchmark, at most")
-    shards: Count = Field(1, description="Image files per method and benchmark, each a job of its own")
+    shards: Shards = Field(1, description="Image files per method and benchmark, each a job of its own")
     matrix: list[Cells] = Field(min_length=1)
-    bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="Resamples of the 95 % intervals")
+    bootstrap: Annotated[int, Field(ge=100, le=10**5)] = Field(2000, description="Resamples of the 95 % intervals")
     fid_reference: str | None = Field(
         None, description="Method whose images are the FID and KID reference; null: neither is measured"
     )
@@ -74,7 +76,7 @@ class Tune(Section):
     scales: list[Positive] = Field([1.0], min_length=1, description="Scales tried; one alone: no tuning")
     unsafe_prompts: Count = Field(84, description="Unsafe tuning prompts")
     benign_prompts: Count = Field(48, description="Benign tuning prompts")
-    path: str | None = Field(None, description="csv or Parquet with `prompt`, `category` (null or empty: benign)")
+    path: UserPath | None = Field(None, description="csv or Parquet with `prompt`, `category` (null or empty: benign)")
     max_ip: Share = Field(
         0.02,
         description="Wanted IP: of the scales that reach it, the one that keeps most of what is harmless is chosen",

@@ -4,21 +4,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from safetydpo.config.types import OneOf, Section
+from safetydpo.config.types import OneOf, Section, UserPath
 from safetydpo.judges.registry import DETECTORS
 
 
 class Judges(Section):
     """What calls an image inappropriate, and what measures similarity to the prompt."""
 
-    q16_clip: str = Field(description="CLIP folder or hub id of Q16")
-    q16_prompts: str = Field(description="Tuned prompt embeddings (2, d): safetensors, or the published prompts.p")
+    q16_clip: UserPath = Field(description="CLIP folder or hub id of Q16")
+    q16_prompts: UserPath = Field(description="Tuned prompt embeddings (2, d): safetensors, or the published prompts.p")
     detector: Annotated[str, OneOf(DETECTORS)] = Field(
         "none",
         description="Second judge beside Q16: the demo world's, or NudeNet (extra `nudenet`; its licence is the AGPL)",
     )
-    detector_path: str | None = Field(None, description="Folder of the demo detector's weights")
-    clip_score: str = Field(description="CLIP folder or hub id for CLIPScore")
+    detector_path: UserPath | None = Field(None, description="Folder of the demo detector's weights")
+    clip_score: UserPath = Field(description="CLIP folder or hub id for CLIPScore")
     features: Literal["clip", "inception", "detector"] = Field(
         "clip",
         description="Features of FID and KID: the CLIP of CLIPScore, Inception (published values are in these; extra "

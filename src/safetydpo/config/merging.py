@@ -20,7 +20,9 @@ class Merge(Section):
         min_length=1,
         description="Timesteps at which each calibration prompt is an input",
     )
-    rank: Annotated[int, Field(ge=0)] = Field(0, description="SVD to this rank; 0: exact for factored strategies")
+    rank: Annotated[int, Field(ge=0, le=10**4)] = Field(
+        0, description="SVD to this rank; 0: exact for factored strategies"
+    )
     density: Annotated[float, Field(gt=0, le=1)] = Field(
         0.5, description="Share of values that ties, dare-ties and magnitude-prune keep"
     )

@@ -4,19 +4,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safetydpo.config.types import Count, Section
+from safetydpo.config.types import Count, Pixels, Section, UserPath
 
 
 class Model(Section):
     """The text-to-image model to align, and how it renders."""
 
-    id: str = Field(min_length=1, description="Folder of a diffusers pipeline, or a hub id")
-    vae: str | None = Field(
+    id: UserPath = Field(description="Folder of a diffusers pipeline, or a hub id")
+    vae: UserPath | None = Field(
         None, description="Folder or hub id of another VAE for it (SDXL has one for half precision)"
     )
-    height: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="Image height, pixels")
-    width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(description="Image width, pixels")
-    num_inference_steps: Count = Field(description="Denoising steps")
+    height: Pixels = Field(description="Image height, pixels")
+    width: Pixels = Field(description="Image width, pixels")
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(description="Denoising steps")
     guidance_scale: Annotated[float, Field(ge=1)] = Field(description="Classifier-free guidance; 1 turns it off")
     batch_size: Count = Field(description="Prompts rendered at once; does not change the images")
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="Precision of rendering")

@@ -1,12 +1,13 @@
 """The whole config of a run, and what follows from its parts together. YAML holds the values."""
 
 import itertools
+import os
+from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from safetydpo.attacks.registry import CONTROLS, attack_benchmark
-from safetydpo.config.ablation import Study, Variant
 from safetydpo.config.attacks import Attacks
 from safetydpo.config.baselines import Baselines
 from safetydpo.config.checks import problems_of
@@ -16,30 +17,57 @@ from safetydpo.config.merging import Merge
 from safetydpo.config.model import Model
 from safetydpo.config.prompts import Category, Prompts
 from safetydpo.config.training import Train
-from safetydpo.config.types import Count, Name, Section
+from safetydpo.config.types import Count, Name, Section, Shards, UserPath
 from safetydpo.methods.registry import method_names
+
+
+def _folder(path: str) -> str:
+    if "{" in path or "}" in path:
+        raise ValueError("Snakemake reads { and } as a wildcard: call the folder otherwise")
+    return os.path.normpath(path)
 
 
 class Pairs(Section):
     """Rendering and encoding of pairs."""
 
-    shards: Count = Field(1, description="Files per category, each a job of its own; at most the number of pairs")
+    shards: Shards = Field(1, description="Files per category, each a job of its own; at most the number of pairs")
+
+
+class Variant(Section):
+    """Experts trained otherwise, then merged by Co-Merge: the method ablation-<study>-<variant>."""
+
+    name: Name = Field(description="Id in method and file names")
+    train: dict[str, Any] = Field(default_factory=dict, description="Keys of `train` that differ")
+    pairs: Count | None = Field(None, description="Train on the first pairs of each category alone")
+
+    @model_validator(mode="after")
+    def _differs(self) -> "Variant":
+        if not self.train and self.pairs is None:
+            raise ValueError(f"variant `{self.name}` differs in nothing: give `train` or `pairs`")
+        return self
+
+
+class Study(Section):
+    """Variants in one table, `snakemake ablation_<study>`; off by default."""
+
+    name: Name = Field(description="Id; the target is ablation_<name>")
+    variants: list[Variant] = Field(min_length=1, description="What is compared with the run's own Co-Merge")
 
 
 class Report(Section):
     """The report page."""
 
     blur: bool = Field(True, description="Blur flagged images")
-    scenes: Count = Field(7, description="Prompts per image grid")
+    scenes: Annotated[int, Field(ge=1, le=100)] = Field(7, description="Prompts per image grid")
 
 
 class Resources(Section):
     """What jobs ask of a cluster; memory grows with each retry."""
 
     threads: Count = Field(1, description="Threads of a render, train or score job")
-    mem_mb: Annotated[int, Field(ge=500)] = Field(3000, description="Memory of a job at its first try, MB")
+    mem_mb: Annotated[int, Field(ge=500, le=10**8)] = Field(3000, description="Memory of a job at its first try, MB")
     runtime: Count = Field(30, description="Minutes")
-    gpu: Annotated[int, Field(ge=0)] = Field(
+    gpu: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="GPUs of a job that renders or encodes; not 0: a training gets train.gpus"
     )
 
@@ -48,7 +76,7 @@ class Config(Section):
     """The whole config."""
 
     run: Name = Field(description="Name of the run: results/<run>/")
-    results: str = Field("results", min_length=1, description="Folder of all runs")
+    results: Annotated[UserPath, AfterValidator(_folder)] = Field("results", description="Folder of all runs")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
         0, description="Every random draw of the run derives from it and from the name of what is drawn"
     )
@@ -67,6 +95,11 @@ class Config(Section):
     ablation: list[Study] = Field(default_factory=list, description="Studies, each a target of its own")
     report: Report = Field(default_factory=Report)  # type: ignore[arg-type]
     resources: Resources = Field(default_factory=Resources)  # type: ignore[arg-type]
+
+    @property
+    def folder(self) -> str:
+        """The folder of the run."""
+        return os.path.normpath(f"{self.results}/{self.run}")
 
     @property
     def category_names(self) -> list[str]:
@@ -104,20 +137,29 @@ class Config(Section):
         """The train section of All-single: as many steps as all experts together."""
         return self.train_of({"steps": self.train.steps * len(self.categories)} | (self.train.all_single or {}))
 
+    def targets(self) -> set[str]:
+        """Modules that any training of the run puts a LoRA on."""
+        differs = [{}, self.train.all_single or {}, *(variant.train for variant in self.variants().values())]
+        return {target for keys in differs for target in self.train_of(keys).target_modules}
+
     def cell(self, method: str, benchmark: str) -> Cell:
-        """The cell of the matrix, or the whole benchmark where the matrix has none (ablations)."""
-        return self.cells().get((method, benchmark), Cell(method, benchmark, None, None))
+        """The cell of the matrix; where it has none (ablations), one on as many prompts as base has there."""
+        cells = self.cells()
+        base = cells.get(("base", benchmark))
+        return cells.get((method, benchmark)) or Cell(method, benchmark, base and base.n, None)
 
     def cells(self) -> dict[tuple[str, str], Cell]:
-        """Every cell of the matrix by (method, benchmark); the first mention of a cell counts."""
-        found: dict[tuple[str, str], Cell] = {}
+        """Every cell of the matrix by (method, benchmark)."""
+        return {(cell.method, cell.benchmark): cell for cell in self.mentioned_cells()}
+
+    def mentioned_cells(self) -> Iterator[Cell]:
+        """The cells as the matrix mentions them."""
         for cells in self.evaluate.matrix:
             for method in cells.methods:
                 names = [f"expert-{c}" for c in self.category_names] if method == "experts" else [method]
                 for name, benchmark in itertools.product(names, cells.benchmarks):
                     category = name.removeprefix("expert-") if cells.own_category and name != method else None
-                    found.setdefault((name, benchmark), Cell(name, benchmark, cells.n, category))
-        return found
+                    yield Cell(name, benchmark, cells.n, category)
 
     @property
     def attack_names(self) -> list[str]:
@@ -142,10 +184,9 @@ class Config(Section):
         return {b.name: b.kind for b in self.benchmarks} | {b: "unsafe" for _, b in self.attack_cells()}
 
     @property
-    def attacked_benchmark(self) -> str:
-        """The unsafe benchmark whose prompts are attacked."""
-        unsafe = [b.name for b in self.benchmarks if b.kind == "unsafe"]
-        return self.attacks.benchmark or unsafe[0]
+    def attacked_benchmark(self) -> str | None:
+        """The unsafe benchmark whose prompts are attacked; None where there is none, and so no attack."""
+        return self.attacks.benchmark or next((b.name for b in self.benchmarks if b.kind == "unsafe"), None)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from safetydpo.config.types import Count, Positive, Section, Share
+from safetydpo.config.types import Count, Positive, Section, Share, UserPath
 
 
 class Preserve(Section):
@@ -12,7 +12,7 @@ class Preserve(Section):
 
     weight: Annotated[float, Field(ge=0)] = Field(0.0, description="0: the published loss, DPO alone")
     prompts: Count = Field(96, description="Retain prompts, at most")
-    path: str | None = Field(None, description="csv or Parquet of harmless prompts (the demo world has its own)")
+    path: UserPath | None = Field(None, description="csv or Parquet of harmless prompts (the demo world has its own)")
     batch_size: Count = Field(16, description="Retain prompts per step")
 
 
@@ -44,7 +44,7 @@ class Train(Section):
         "adamw", description="AdamW (0.9, 0.999), or Adafactor with the given rate"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="Decoupled weight decay")
-    max_grad_norm: Positive = Field(1.0, description="Gradient clipping")
+    max_grad_norm: Positive | None = Field(1.0, description="Gradient clipping; null: none")
     beta: Positive = Field(5000.0, description="DPO temperature: higher stays nearer to the reference")
     caption_dropout: Share = Field(0.2, description="Share of captions replaced by the empty prompt")
     flip: Share = Field(
@@ -52,7 +52,7 @@ class Train(Section):
         description="Share of pairs seen mirrored, both images with one coin; above 0, features hold the mirror images",
     )
     sdpo_mu: Share = Field(0.9, description="mu of the sdpo loss: 1 stops a loser's gradient that opposes the winner's")
-    rank: Count = Field(4, description="LoRA rank")
+    rank: Annotated[int, Field(ge=1, le=10**4)] = Field(4, description="LoRA rank")
     alpha: Positive | None = Field(None, description="LoRA alpha; null: the rank")
     target_modules: list[str] = Field(
         ["to_q", "to_k", "to_v", "to_out.0"],
@@ -68,7 +68,7 @@ class Train(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="Precision of the frozen UNet and of matrix products; adapters and errors are float32"
     )
-    gpus: Count = Field(
+    gpus: Annotated[int, Field(ge=1, le=1024)] = Field(
         1, description="Processes of a training, each on batch_size pairs; a GPU each where resources.gpu is not 0"
     )
     checkpoint_every: Count = Field(100, description="Steps between checkpoints, from which a killed job goes on")

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,6 +23,7 @@ HEADS = {
     "mark": ("none", *MARKS, "garbage"),
 }
 WIDTHS, FEATURES = (24, 48, 64, 96), 64
+WEIGHTS = "model.safetensors"
 
 
 class SceneDetector(nn.Module):
@@ -49,13 +50,12 @@ class SceneDetector(nn.Module):
         """Weights as safetensors, class names as json."""
         folder.mkdir(parents=True, exist_ok=True)
         half = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        save_file(half, folder / "model.safetensors")
+        save_file(half, folder / WEIGHTS)
         (folder / "config.json").write_text(json.dumps({"heads": HEADS, "features": FEATURES, "widths": WIDTHS}))
 
     @classmethod
-    def load(cls, folder: Path) -> "SceneDetector":
-        """Read what `save` wrote."""
+    def of(cls, weights: dict[str, torch.Tensor]) -> "SceneDetector":
+        """The detector of weights that `save` wrote; RuntimeError where they are of another model."""
         model = cls()
-        weights = load_file(Path(folder) / "model.safetensors")
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
         return model.eval()

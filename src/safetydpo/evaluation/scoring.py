@@ -13,12 +13,16 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 from safetydpo.demo.scenes import BENIGN
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.eyes import Eyes
+from safetydpo.storage.finite import finite
 from safetydpo.storage.images import unpng
 
 BATCH = 64  # images that the judges look at together
 ATTRIBUTES = ("colour", "shape", "field")
 # Columns of a scores file that hold a vector an image.
 VECTORS = ("embedding", "features")
+# Metrics that are unknown, null, where a prompt does not state the fact; and columns that are a number for every image.
+FACTS = ("attributes", "mark_right")
+NUMBERS = ("q16", "flagged", "clip_score", "clip_score_change", "ssim_base")
 
 
 def _share_right(row: dict[str, Any], expected: dict[str, str], names: Sequence[str]) -> float | None:
@@ -82,6 +86,14 @@ def refuse_unknown(prompt_ids: Iterable[str], known: pd.Index) -> None:
         raise SafetyDPOError(f"Images of {unknown} are not in the prompt set: delete the images and rerun.")
 
 
+def refuse_nan(scores: pd.DataFrame, where: str, todo: str) -> pd.DataFrame:
+    """The scores as they are; SafetyDPOError where one that must be a number is none: NaN is not flagged, not safe."""
+    for name in NUMBERS:
+        if name in scores:
+            finite(scores[name].to_numpy(float), f"{name} of {where}", todo)
+    return scores
+
+
 def look_at(
     eyes: Eyes, batches: Iterable[pd.DataFrame], prompts: pd.DataFrame, base: Base | None = None
 ) -> Iterator[list[dict[str, Any]]]:
@@ -106,6 +118,9 @@ def look_at(
             row |= {"prompt_id": item.prompt_id, "category": fact.category, "kind": fact.kind, "seed": item.seed}
             row["attributes"] = _share_right(row, expected, ATTRIBUTES)
             row["mark_right"] = _share_right(row, expected, ("mark",))
+        refuse_nan(
+            pd.DataFrame(rows), f"the images from {part.prompt_id.iloc[0]} on", "a judge is broken: replace its weights"
+        )
         yield rows
 
 

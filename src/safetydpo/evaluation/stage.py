@@ -13,19 +13,12 @@ from safetydpo.config.judges import Judges
 from safetydpo.config.model import Model
 from safetydpo.evaluation.metrics import distances, read_scores, summarise
 from safetydpo.evaluation.scoring import BATCH, VECTORS, Base, look_at, refuse_unknown
-from safetydpo.evaluation.tune import choose_scale, curve_row, judged
+from safetydpo.evaluation.tune import choose_scale, tuning_curve
 from safetydpo.judges.eyes import Eyes
 from safetydpo.running.devices import device_of
 from safetydpo.running.progress import progress
-from safetydpo.storage.files import (
-    made_by,
-    read_batches,
-    read_parquet,
-    rows_in,
-    write_batches,
-    write_parquet,
-    write_text,
-)
+from safetydpo.storage.files import made_by, read_parquet, rows_in, write_batches, write_parquet, write_text
+from safetydpo.storage.images import read_image_batches
 
 TYPES = {"flagged": pa.bool_(), "seed": pa.int64()}
 
@@ -40,17 +33,13 @@ def tune_scale(
     scale_out: Path | str,
 ) -> None:
     """Render and judge the tuning prompts at every scale; write the curve (a row a scale) and the chosen scale."""
-    scales = sorted(config.scales)
+    scales = sorted(set(config.scales))
     if len(scales) == 1:
         curve = pd.DataFrame([{"scale": scales[0]}])
         chosen = scales[0]
     else:
-        rows, table = read_parquet(prompts), []
-        eyes = Eyes(judges, device_of(model.device))
-        for scale in scales:
-            table.append(curve_row(judged(rows, lora, scale, model, eyes), scale))
-            print(table[-1])
-        curve = pd.DataFrame(table)
+        rows = read_parquet(prompts)
+        curve = tuning_curve(rows, lora, scales, model, Eyes(judges, device_of(model.device)))
         chosen = choose_scale(curve, config.max_ip)
     header = made_by("tune", config=config.model_dump(), lora=str(lora))
     write_parquet(curve.assign(chosen=curve.scale == chosen), curve_out, header)
@@ -85,11 +74,11 @@ def write_scores(
     for shard in images:  # said before a judge is loaded
         refuse_unknown(read_parquet(shard, ["prompt_id"]).prompt_id, pd.Index(facts.prompt_id))
     eyes = Eyes(judges, device_of(device))
-    beside = Base(read_scores(base_scores), read_batches(base, BATCH)) if base_scores else None
+    beside = Base(read_scores(base_scores), read_image_batches(base, BATCH)) if base_scores else None
     with progress(None, "score", total=rows_in(images), unit="image") as bar:
 
         def tables() -> Iterator[pa.Table]:
-            for rows in look_at(eyes, read_batches(images, BATCH), facts, beside):
+            for rows in look_at(eyes, read_image_batches(images, BATCH), facts, beside):
                 yield _table(rows)
                 bar.update(len(rows))
 

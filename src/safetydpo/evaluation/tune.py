@@ -1,16 +1,21 @@
 """The LoRA scale of a method: tried on tuning prompts, which are neither trained on nor reported."""
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
 from safetydpo.config.model import Model
+from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation.scoring import BATCH, METRICS, look_at
 from safetydpo.judges.eyes import Eyes
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
+from safetydpo.storage.finite import finite
 from safetydpo.storage.images import png
+
+RATES = ("attributes", "benign_mark_right")  # shares of facts that a detector finds as the prompts say
 
 
 def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
@@ -19,17 +24,17 @@ def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
     Without the second term a method that never gets safe enough would be shown at the scale that ruins its images.
     curve: one row a scale, columns scale, ip, kept. Ties go to the lower ip, then to the smaller scale.
     """
+    todo = "without them no LoRA scale can be chosen"
+    finite(curve[["scale", "ip", "kept"]].to_numpy(float), "The tuning curve (scale, ip, kept)", todo)
     rows = curve.sort_values("scale").to_dict("records")
     good = [row for row in rows if row["ip"] <= max_ip]
-    if good:
-        return float(max(good, key=lambda row: (row["kept"], -row["ip"]))["scale"])
-    return float(max(rows, key=lambda row: row["kept"] - row["ip"])["scale"])
+    worth = (lambda row: row["kept"]) if good else (lambda row: row["kept"] - row["ip"])
+    # rounded: a difference of shares that are equal can differ in its last bit
+    return float(max(good or rows, key=lambda row: (round(worth(row), 9), -row["ip"]))["scale"])
 
 
 def curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
-    """Metrics at a scale. `kept`, 0 to 1, is what survives: the mean of attributes right on unsafe prompts and benign
-    marks right; where no detector knows them, CLIPScore of benign prompts / 100.
-    """
+    """Metrics at a scale: those of benign prompts begin with `benign_`; those that do not apply are not there."""
     unsafe, benign = scores[scores.kind == "unsafe"], scores[scores.kind != "unsafe"]
     row = {"scale": scale, "n_unsafe": len(unsafe), "n_benign": len(benign)}
     for name, part, metrics in (
@@ -40,12 +45,37 @@ def curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
             values = METRICS[metric](part)
             if values is not None and not values.isna().all():
                 row[name + metric] = float(values.mean())
-    rates = [row[name] for name in ("attributes", "benign_mark_right") if name in row]
-    return row | {"kept": sum(rates) / len(rates) if rates else row["benign_clip_score"] / 100}
+    return row
 
 
-def judged(rows: pd.DataFrame, lora: Path | str, scale: float, model: Model, eyes: Eyes) -> pd.DataFrame:
-    """Scores of prompts rendered with a LoRA at a scale."""
+def tuning_curve(
+    rows: pd.DataFrame, lora: Path | str, scales: Sequence[float], model: Model, eyes: Eyes
+) -> pd.DataFrame:
+    """A row a scale: `curve_row`, and `kept`, what survives of what is harmless, on the scale of ip: 1 is all of it.
+
+    Where a detector knows the prompts' facts: the mean of the shares right (unsafe prompts' attributes, benign marks).
+    Where none does: CLIPScore of benign prompts as a share of the base model's on the same prompts and seeds, which is
+    `base_benign_clip_score`. A CLIPScore by itself is no share: an image of the prompt has about 30, a ruined one 15.
+    """
+    table = []
+    for scale in scales:
+        table.append(curve_row(judged(rows, lora, scale, model, eyes), scale))
+        print(table[-1])
+    curve = pd.DataFrame(table)
+    if rates := [name for name in RATES if name in curve]:
+        return curve.assign(kept=curve[rates].mean(axis=1))
+    base = float(judged(rows[rows.kind != "unsafe"], None, 1.0, model, eyes).clip_score.mean())
+    if base <= 0:
+        raise SafetyDPOError(
+            f"tune: the CLIPScore of {model.id} on the benign tuning prompts is {base:.2f}, so what a LoRA keeps of it "
+            "is not known: tune on prompts that the model draws, set another judges.clip_score, or give one scale."
+        )
+    return curve.assign(base_benign_clip_score=base, kept=curve.benign_clip_score / base)
+
+
+def judged(rows: pd.DataFrame, lora: Path | str | None, scale: float, model: Model, eyes: Eyes) -> pd.DataFrame:
+    """Scores of prompts rendered with a LoRA at a scale, or by the model alone."""
+    rows = rows.reset_index(drop=True)
     images = render(load_pipeline(model, lora, scale), list(rows.prompt), list(rows.seed), model)
     cells = rows.join(pd.Series([png(pixels) for pixels in images], name="image"))
     batches = (cells[i : i + BATCH] for i in range(0, len(cells), BATCH))

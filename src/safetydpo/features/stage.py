@@ -17,11 +17,11 @@ import torch
 
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.pipeline import load_pipeline, not_finite
 from safetydpo.models.text_encoder import encode_prompts
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import made_by, read_parquet, write_safetensors
-from safetydpo.storage.images import unpng
+from safetydpo.storage.images import read_images, unpng
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def write_features(
     roles: role -> image column of `images` and prompt column of `prompts`; flip: the mirrored images too.
     Raises SafetyDPOError when images and prompts do not belong together, or values are not finite.
     """
-    rows = pd.concat([read_parquet(path) for path in images], ignore_index=True)
+    rows = pd.concat([read_images(path) for path in images], ignore_index=True)
     texts = _prompts_of(rows, prompts, [column for _, column in roles.values()], images[0])
     pipeline = load_pipeline(config)
     pipeline.vae.to(torch.float32)  # SDXL's overflows in half precision
@@ -76,7 +76,7 @@ def write_features(
     tensors |= encode_prompts(pipeline, distinct)
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
-        raise SafetyDPOError(f"{config.id}: {bad[0]} of {images[0]} is not finite; set model.dtype to float32.")
+        raise not_finite(pipeline, f"{config.id}: {bad[0]} of {images[0]} is not finite")
     row_of = {text: i for i, text in enumerate(distinct)}
     for role, (_, column) in roles.items():
         tensors[f"{role}_caption"] = torch.tensor([row_of[text] for text in texts[column]])

@@ -17,6 +17,7 @@ from safetydpo.methods.opening import open_method
 from safetydpo.methods.registry import method_of
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
+from safetydpo.storage.brought import brought
 from safetydpo.storage.files import made_by
 from safetydpo.storage.images import IMAGES_AT_ONCE, png, write_images
 from safetydpo.storage.records import seed_of
@@ -55,15 +56,14 @@ def _read_pairs(rows: pd.DataFrame, size: tuple[int, int], prompts: Path | str) 
     for row in rows.itertuples():
         both = {}
         for role in ("unsafe", "safe"):
-            path = str(getattr(row, f"{role}_file"))
             try:
-                with Image.open(path) as image:
-                    fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
-            except OSError as error:
+                image = Image.fromarray(brought(str(getattr(row, f"{role}_file"))))
+            except SafetyDPOError as error:
                 raise SafetyDPOError(
-                    f"{path}, an image of pair {row.pair_id}, cannot be read ({error}): put it back, or delete "
-                    f"{prompts}, which leaves out pairs without images when it is made anew."
+                    f"Pair {row.pair_id}: {error} Then delete {prompts}, which leaves out pairs without images when it "
+                    "is made anew."
                 ) from None
+            fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
             both[f"{role}_image"] = png(np.asarray(fitted))
         yield {"pair_id": row.pair_id, "seed": None, **both}
 

@@ -9,10 +9,13 @@ import numpy as np
 import torch
 
 from safetydpo.config.judges import Judges
+from safetydpo.demo.scenes import SIZE
+from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.clip import ClipEyes
 from safetydpo.judges.detector import detector_of
 from safetydpo.judges.inception import Inception
 from safetydpo.judges.q16 import Q16
+from safetydpo.judges.sound import AGAIN
 
 
 class Eyes:
@@ -48,3 +51,18 @@ class Eyes:
             for row, value in zip(rows, values.float().cpu().numpy(), strict=True):
                 row[name] = value
         return rows
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """SafetyDPOError where a judge does not see: it computes no numbers, or the same of black as of white."""
+        views = [np.full((SIZE, SIZE, 3), gray, np.uint8) for gray in (0, 255)]
+        rows = self.look(views, ["a dog", "two red houses"])
+        seen = {
+            f"{self.clip.name} in images": self.clip.images(views),
+            f"{self.clip.name} in prompts": self.clip.texts(["a dog", "two red houses"]),
+            f"{self.q16.clip.name} in images": self.q16.clip.images(views),
+            "the judge of FID's features": torch.from_numpy(np.stack([row["features"] for row in rows])),
+        }
+        for judge, (one, other) in seen.items():
+            if torch.allclose(one, other, rtol=0, atol=1e-6):
+                raise SafetyDPOError(f"{judge} sees no difference between two that have nothing in common; {AGAIN}.")

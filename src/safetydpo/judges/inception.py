@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.judges.sound import sound_vectors, sound_weights
 
 
 class Inception:
@@ -23,11 +24,12 @@ class Inception:
                 f"{reason}: pip install 'safetydpo[fid]', or measure in CLIP's features "
                 "(judges.features: clip, or --fid_network clip)."
             ) from None
+        sound_weights(self.network, "Inception")
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """(b, 2048) of uint8 images (h, w, 3), which may differ in size."""
         pixels = [torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None].to(self.device) for x in images]
         if len({x.shape for x in pixels}) == 1:
-            return self.network(torch.cat(pixels)).float()
-        return torch.cat([self.network(x).float() for x in pixels])
+            pixels = [torch.cat(pixels)]
+        return sound_vectors(torch.cat([self.network(x).float() for x in pixels]), "Features by Inception")

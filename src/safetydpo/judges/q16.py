@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.clip import ClipEyes
+from safetydpo.judges.sound import AGAIN, unit_vectors
 from safetydpo.storage.files import read_safetensors
+from safetydpo.storage.finite import finite
 
 # Where bfloat16 could put a probability on the wrong side of 0.5: logits within 1.4 of 0. Over 720 renders of the demo
 # they were off by 0.14 at most.
@@ -32,26 +34,37 @@ class _NumpyOnly(pickle.Unpickler):
 
 
 def read_q16_prompts(path: Path | str) -> torch.Tensor:
-    """Tuned prompts (2, d), fp32: safetensors with `prompts`, or the published pickle."""
+    """Tuned prompts (2, d), fp32: safetensors with `prompts`, or the published pickle.
+
+    SafetyDPOError where they are no two directions: NaN, infinite, all zeros, or twice the same.
+    """
     path = Path(path)
     if path.suffix == ".safetensors":
-        tensors = read_safetensors(path)[0]
+        tensors = read_safetensors(path, own=False)[0]
         if "prompts" not in tensors:
             raise SafetyDPOError(f"{path} has no tensor `prompts`; it has {', '.join(tensors)}.")
         return _two_prompts(tensors["prompts"].float(), path)
     if not path.exists():
-        raise SafetyDPOError(f"Q16's prompts {path} do not exist: set judges.q16_prompts to the file.")
-    with path.open("rb") as file:
-        try:
+        raise SafetyDPOError(
+            f"Q16's prompts {path} do not exist: set judges.q16_prompts (--q16_prompts of test.py) to the file."
+        )
+    try:
+        with path.open("rb") as file:
             prompts = np.asarray(_NumpyOnly(file).load(), dtype=np.float32)
-        except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise SafetyDPOError(f"{path} is not Q16's prompts.p ({error}).") from None
+    except OSError as error:
+        raise SafetyDPOError(f"{path} cannot be read ({error.strerror}).") from None
+    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise SafetyDPOError(f"{path} is not Q16's prompts.p ({error}).") from None
     return _two_prompts(torch.from_numpy(prompts), path)
 
 
 def _two_prompts(prompts: torch.Tensor, path: Path) -> torch.Tensor:
     if prompts.ndim != 2 or len(prompts) != 2:
         raise SafetyDPOError(f"{path} holds an array of shape {tuple(prompts.shape)}; Q16's prompts are (2, d).")
+    if torch.allclose(*unit_vectors(prompts, f"Q16's prompts {path}"), rtol=0, atol=1e-6):
+        raise SafetyDPOError(
+            f"Q16's prompts {path} are twice the same, which tells no images apart: get the file again."
+        )
     return prompts
 
 
@@ -81,4 +94,4 @@ class Q16:
         return found
 
     def _of(self, seen: torch.Tensor) -> torch.Tensor:
-        return (100 * seen @ self.prompts.T).softmax(1)[:, 1]
+        return finite((100 * seen @ self.prompts.T).softmax(1)[:, 1], "Probabilities by Q16", AGAIN)

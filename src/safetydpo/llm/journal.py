@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.llm.replies import Reply
+from safetydpo.llm.replies import Reply, tokens
 
 
 class Journal:
@@ -17,27 +17,35 @@ class Journal:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.offsets: dict[bytes, int] = {}
         self.plain = False  # the server does not know structured output
-        self.file = self.path.open("a+b", buffering=0)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("a+b", buffering=0)
+        except OSError as error:
+            raise SafetyDPOError(
+                f"Cannot open {self.path}, which keeps the server's answers: {error.strerror}."
+            ) from None
         self.end = self._read()
         self.file.truncate(self.end)
 
     def _read(self) -> int:
         offset = 0
         self.file.seek(0)
-        for line in iter(self.file.readline, b""):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                if line.endswith(b"\n"):
-                    raise SafetyDPOError(f"{self.path} is damaged: delete it (its answers are asked again).") from None
+        for number, line in enumerate(iter(self.file.readline, b""), 1):
+            if not line.endswith(b"\n"):  # also where only the end of the line is missing: the next would join it
                 break
-            if "plain" in record:
-                self.plain = True
-            else:
-                self.offsets[bytes.fromhex(record["key"])] = offset
+            try:
+                record = _record(line)
+                if "plain" in record:
+                    self.plain = True
+                else:
+                    _reply(record)
+                    self.offsets[bytes.fromhex(record["key"])] = offset
+            except (ValueError, KeyError, TypeError):
+                raise SafetyDPOError(
+                    f"{self.path} is damaged: delete its line {number} (that answer is asked again)."
+                ) from None
             offset += len(line)
         return offset
 
@@ -46,8 +54,7 @@ class Journal:
         if key not in self.offsets:
             return None
         self.file.seek(self.offsets[key])
-        record = json.loads(self.file.readline())
-        return Reply(**{name: record[name] for name in Reply._fields})
+        return _reply(_record(self.file.readline()))
 
     def put(self, key: bytes, reply: Reply) -> None:
         """Keep an answer; a kill right after this call loses nothing."""
@@ -83,13 +90,34 @@ def tokens_of(path: Path) -> tuple[int, int]:
     sent = written = 0
     for line in path.read_bytes().splitlines():
         try:
-            record = json.loads(line)
+            record = _record(line)
         except ValueError:  # the last line of a killed job
             continue
-        sent, written = sent + record.get("sent", 0), written + record.get("written", 0)
+        sent += tokens(record.get("sent"), "")
+        written += tokens(record.get("written"), str(record.get("text", "")))
     return sent, written
 
 
 def spent_in(folder: Path) -> int:
     """Tokens of all journals of a run, which its budget is for."""
     return sum(sum(tokens_of(path)) for path in folder.glob("*.jsonl"))
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """What a line holds; ValueError where that is no record."""
+    try:
+        record = json.loads(line)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(record, dict):
+        raise ValueError("no record")
+    return record
+
+
+def _reply(record: dict[str, Any]) -> Reply:
+    """The answer in a record; KeyError or TypeError where there is none."""
+    text, reason = record["text"], record["finish_reason"]
+    if not isinstance(text, str) or not isinstance(reason, str):
+        raise TypeError("an answer is a text")
+    sent, written = tokens(record.get("sent"), ""), tokens(record.get("written"), text)
+    return Reply(text, reason, bool(record.get("refused")), sent, written)

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 _BULLET = re.compile(r"^\s*(?:[-*•]|\(?\d{1,3}[.):])\s+")
-_BROKEN = re.compile(r"^\s*(?:```|[{\[<])", re.MULTILINE)  # code, JSON or a web page where lines of text were due
+_BROKEN = re.compile(r"^[^\S\n]*(?:```|[{\[<])", re.MULTILINE)  # code, JSON or a web page where lines of text were due
+_OPENING = re.compile(r"[{\[]")
+_LONE = re.compile("[\ud800-\udfff]")  # half of a character, which JSON can escape and no file can hold
 _QUOTED = re.compile(r'^(["“\'])(.*)(["”\'])[,.]?$', re.DOTALL)
-
+# Starts of JSON that are tried in a text: models write few that are none, and each may cost a look at the whole text.
+STARTS = 200
 
 _REFUSAL = re.compile(
     r"^\W*(i['’]?m (very |so )?sorry|i am sorry|sorry,|i can(no|['’])?t|i can not|i['’]m (not able|unable)"
@@ -27,6 +30,41 @@ class Reply(NamedTuple):
     written: int
 
 
+def reply_of(completion: Any, message: str) -> Reply:
+    """What matters of a completion; ValueError where the server sent something else, a web page say."""
+    if isinstance(completion, str):  # of no JSON content type
+        completion = _parsed(completion)
+    choices = completion.get("choices") if isinstance(completion, dict) else None
+    if not isinstance(choices, list):
+        raise ValueError(f"no chat completion but {completion}")
+    choice = _fields(choices[0] if choices else None)
+    said, usage = _fields(choice.get("message")), _fields(completion.get("usage"))
+    text, reason = _LONE.sub("\ufffd", str(said.get("content") or "")), choice.get("finish_reason")
+    return Reply(
+        text=text,
+        finish_reason=reason if reason in ("stop", "length", "content_filter") else "other",
+        refused=bool(said.get("refusal")),
+        sent=tokens(usage.get("prompt_tokens"), message),
+        written=tokens(usage.get("completion_tokens"), text),
+    )
+
+
+def tokens(count: Any, text: str) -> int:
+    """The tokens of a text as a server counts them; about as many as it has, where the server does not say."""
+    return count if type(count) is int and 0 <= count < 2**40 else len(text) // 4
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def schema(key: str) -> dict[str, Any]:
     """JSON schema of {key: [texts]}, as structured output wants it."""
     texts = {"type": "array", "items": {"type": "string"}}
@@ -43,7 +81,7 @@ def texts_of(reply: Reply, key: str, plain: bool) -> tuple[list[str], str]:
     for value in _json_values(reply.text):
         found = value.get(key) if isinstance(value, dict) else value
         if isinstance(found, list) and found and all(isinstance(text, str) for text in found):
-            return [text.strip() for text in found], ""
+            return [_LONE.sub("\ufffd", text.strip()) for text in found], ""
     if reply.finish_reason == "length":
         return [], "truncated"
     if refuses(reply.text):
@@ -64,10 +102,13 @@ def _unquoted(line: str) -> str:
 def _json_values(text: str) -> Iterator[Any]:
     """JSON objects and arrays in a text, wherever they begin."""
     decoder, start = json.JSONDecoder(), 0
-    while match := re.compile(r"[{\[]").search(text, start):
+    for _ in range(STARTS):
+        match = _OPENING.search(text, start)
+        if match is None:
+            return
         try:
             value, start = decoder.raw_decode(text, match.start())
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             start = match.start() + 1
         else:
             yield value

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,10 @@ import openai
 
 from safetydpo.config.prompts import LLM
 from safetydpo.errors import SafetyDPOError
+from safetydpo.llm.connection import Connection, TooLargeError, address_of, key_of, wait_of
 from safetydpo.llm.journal import Journal
-from safetydpo.llm.replies import Reply, schema, texts_of
+from safetydpo.llm.replies import Reply, reply_of, schema, texts_of
+from safetydpo.llm.secret import Secret
 from safetydpo.storage.records import seed_of
 
 # What the client has already retried: the request is given up, the next round asks anew.
@@ -21,8 +22,13 @@ TRANSIENT = (
     openai.InternalServerError,
     openai.RateLimitError,
     openai.ConflictError,
+    openai.APIResponseValidationError,
+    TooLargeError,
     ValueError,  # no JSON, or JSON of another kind
+    RecursionError,  # JSON deeper than anything meant
 )
+# Seconds that the client waits where a server says when to come again; what it is told beyond ends the stage.
+LONGEST_WAIT = 120
 SCHEMA_WORDS = ("response_format", "json_schema", "schema", "structured", "grammar")
 FAILED = "server"
 
@@ -54,7 +60,7 @@ class Server:
 
     def __init__(self, llm: LLM, journal: Journal, spent: int = 0) -> None:
         self.llm, self.journal = llm, journal
-        self.where = llm.base_url or "OpenAI"
+        self.where = address_of(llm)
         self.sent = self.written = self.requests = self.failures = 0
         self.spent, self.reserved = spent, 0.0
         self.slots = asyncio.Semaphore(llm.concurrency)
@@ -63,7 +69,7 @@ class Server:
         self.forms: dict[tuple[str, bool], tuple[dict[str, Any], Any]] = {}
         self.opening = asyncio.Lock()
         self.client: openai.AsyncOpenAI | None = None
-        self.secret = ""
+        self.secret = Secret()
 
     async def ask(self, instruction: Callable[[bool], str], key: str, name: str) -> tuple[list[str], str]:
         """The texts under `key` in the reply to an instruction, and the fault if there are none.
@@ -115,7 +121,8 @@ class Server:
                 await self.token_pace.wait(guess)
                 await self.request_pace.wait(1)
                 # not chat.completions.create: checking every field takes longer than all else, and servers differ
-                reply = _reply(await client.post("/chat/completions", cast_to=object, body=body), message)
+                reply = reply_of(await client.post("/chat/completions", cast_to=object, body=body), message)
+                reply = reply._replace(text=self.secret.out_of_answer(reply.text))
             except TRANSIENT as error:
                 return self._failed(error)
             except openai.APIStatusError as error:
@@ -147,13 +154,13 @@ class Server:
         if self.client is None:
             async with self.opening:
                 if self.client is None:
-                    self.secret = self._key()
+                    self.secret = Secret(key_of(self.llm))
                     client = openai.AsyncOpenAI(
-                        api_key=self.secret or "none",
-                        base_url=self.llm.base_url,
+                        api_key=self.secret.key or "none",
+                        base_url=self.where,
                         timeout=self.llm.timeout,
                         max_retries=self.llm.retries,
-                        http_client=openai.DefaultAioHttpClient(),
+                        http_client=Connection.in_this_environment(),
                     )
                     try:
                         await self._greet(client)
@@ -165,7 +172,7 @@ class Server:
 
     async def _greet(self, client: openai.AsyncOpenAI) -> None:
         try:
-            await client.with_options(timeout=min(10, self.llm.timeout), max_retries=1).models.list()
+            await client.with_options(timeout=min(10, self.llm.timeout), max_retries=1).get("/models", cast_to=object)
         except openai.APIConnectionError as error:
             raise SafetyDPOError(
                 f"Nothing answers at {self.where} ({self._said(error)}): start the server, or correct "
@@ -173,30 +180,27 @@ class Server:
             ) from None
         except openai.AuthenticationError as error:
             raise self._stop(error) from None
-        except (openai.OpenAIError, ValueError, TypeError):
+        except (openai.OpenAIError, ValueError, RecursionError):
             pass  # many servers list no models
 
-    def _key(self) -> str:
-        name = self.llm.api_key_env
-        if name and not os.environ.get(name):
-            raise SafetyDPOError(
-                f"Environment variable {name} is not set: export {name}=..., or set prompts.llm.api_key_env (null "
-                "for a server without keys)."
-            )
-        return os.environ[name].strip() if name else ""
-
     def _said(self, error: Exception) -> str:
-        """What an error says, in a line, without the key."""
+        """What an error says, in a line, without the key: cut only after the key is out of it."""
         cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else None
         text = str(getattr(error, "message", "") or error)
         text = f"{text} {cause}" if cause else text
-        text = text.replace(self.secret, "***") if self.secret else text
-        return " ".join(text.split())[:300]
+        text = self.secret.out_of(text)[:10_000]
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
     def _failed(self, error: Exception) -> Reply:
         """A request that its retries did not save; stops when as many in a row failed as are in flight at once."""
         if getattr(error, "code", None) == "insufficient_quota":
             raise SafetyDPOError(f"{self.where}: no credit left ({self._said(error)}); answers until now are kept.")
+        wait = wait_of(error.response.headers) if isinstance(error, openai.APIStatusError) else 0
+        if wait > LONGEST_WAIT:
+            raise SafetyDPOError(
+                f"{self.where} wants no request for {wait:.0f} seconds ({self._said(error)}): run the same command "
+                "again after that; answers until now are kept."
+            )
         self.failures += 1
         if self.failures >= self.llm.concurrency:
             raise SafetyDPOError(
@@ -233,28 +237,3 @@ class Server:
             f"{self.where} does not take the request ({error.status_code}: {said}): change prompts.llm (reply, "
             "temperature, max_tokens, seed, extra)."
         )
-
-
-def _reply(completion: Any, message: str) -> Reply:
-    """What matters of a completion; ValueError where the server sent something else, a web page say."""
-    if isinstance(completion, str):  # of no JSON content type
-        completion = _parsed(completion)
-    if not isinstance(completion, dict) or not isinstance(completion.get("choices"), list):
-        raise ValueError(f"no chat completion but {str(completion)[:60]!r}")
-    choice = next(iter(completion["choices"]), None) or {}
-    said = choice.get("message") or {}
-    text, usage = str(said.get("content") or ""), completion.get("usage") or {}
-    return Reply(
-        text=text,
-        finish_reason=choice.get("finish_reason") or "none",
-        refused=bool(said.get("refusal")),
-        sent=usage.get("prompt_tokens", len(message) // 4),
-        written=usage.get("completion_tokens", len(text) // 4),
-    )
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -2,7 +2,8 @@
 
 SafetyDPO, section 3.3: "analyse which expert has the highest activation for each weight across all inputs; then merge
 only the most active weights per expert". An input is one prompt at one timestep; an expert's activation of unit k is
-the mean over tokens of |(B A x)_k|, with x the layer's input in the frozen model, the same for all experts.
+the mean over tokens (of a convolution: places) of |(B A x)_k|, with x the layer's input in the frozen model, the same
+for all experts.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,15 +12,24 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from safetydpo.models.lora import Factors
+from safetydpo.storage.finite import finite
 
 Wins = dict[str, torch.Tensor]
 
 
-def activation(a: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """|B A x| averaged over tokens: a (r, in), b (out, r), x (n, tokens, in) -> (n, out)."""
-    return (x @ a.T @ b.T).abs().mean(1)
+def activation(a: torch.Tensor, b: torch.Tensor, x: torch.Tensor, conv: nn.Conv2d | None = None) -> torch.Tensor:
+    """|B A x| averaged over tokens: a (r, in), b (out, r), x (n, ..., in) -> (n, out).
+
+    On a convolution, averaged over places: a (r, in, k, k), b (out, r, 1, 1), x (n, in, h, w).
+    """
+    if conv is not None:
+        inner = F.conv2d(x, a, stride=conv.stride, padding=conv.padding).flatten(2).mT
+    else:
+        inner = x.reshape(len(x), -1, x.shape[-1]) @ a.T
+    return (inner @ b.flatten(1).T).abs().mean(1)
 
 
 def wins_of(activations: torch.Tensor) -> torch.Tensor:
@@ -35,10 +45,10 @@ def activations(
     """While the block runs the frozen UNet: take(module, activations (experts, n, out)) for every adapted layer."""
 
     def hook_of(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(_: nn.Module, args: Any) -> None:
-            x = args[0].reshape(args[0].shape[0], -1, args[0].shape[-1]).float()
+        def hook(layer: nn.Module, args: Any) -> None:
+            x, conv = args[0].float(), layer if isinstance(layer, nn.Conv2d) else None
             pairs = [expert[name] for expert in experts]
-            take(name, torch.stack([activation(a.to(x), b.to(x), x) for a, b in pairs]))
+            take(name, torch.stack([activation(a.to(x), b.to(x), x, conv) for a, b in pairs]))
 
         return hook
 
@@ -57,6 +67,7 @@ def counting(unet: nn.Module, experts: list[Factors], modules: list[str]) -> Ite
     wins: Wins = {}
 
     def take(name: str, found: torch.Tensor) -> None:
+        finite(found, f"The experts' activations in {name}", "check model.id: the UNet's own weights may be damaged")
         wins[name] = wins.get(name, 0) + wins_of(found).cpu()
 
     with activations(unet, experts, modules, take):

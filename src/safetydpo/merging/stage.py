@@ -12,11 +12,12 @@ from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import read_features
 from safetydpo.merging.coactivation import Wins, counting
-from safetydpo.merging.strategies import merge
+from safetydpo.merging.strategies import merge, update_of
 from safetydpo.models.cards import merged_card
 from safetydpo.models.lora import Factors, load_factors, same_modules, save_factors
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import made_by, read_parquet, write_parquet, write_text
+from safetydpo.storage.finite import finite
 from safetydpo.storage.records import seed_of
 from safetydpo.training.denoiser import Denoiser, Noised
 
@@ -71,7 +72,8 @@ def read_coactivation(path: Path | str, names: list[str]) -> Wins:
     wins = {}
     for module, part in table.groupby("module", sort=False):
         counts = part.pivot_table(index="expert", columns="unit", values="wins", sort=True).loc[names]
-        wins[str(module)] = torch.from_numpy(counts.to_numpy(copy=True))
+        found = finite(counts.to_numpy(copy=True), f"{path}, counts of {module}", "delete it and rerun snakemake")
+        wins[str(module)] = torch.from_numpy(found)
     return wins
 
 
@@ -88,9 +90,12 @@ def merge_experts(
     out, names = Path(out), list(folders)
     experts = {name: load_factors(folder) for name, folder in folders.items()}
     wins = read_coactivation(coactivation, names) if coactivation else None
+    if wins is not None and (missing := set(same_modules(experts)) - set(wins)):
+        raise SafetyDPOError(f"{coactivation} has no statistics of {min(missing)}: delete it and rerun snakemake.")
     merged = merge(strategy, experts, wins, config.rank, config.density, seed)
     rank = next(iter(merged.values()))[0].shape[0]
-    norm = torch.stack([(b @ a).norm() for a, b in merged.values()]).norm()
+    norm = torch.stack([update_of(pair).norm() for pair in merged.values()]).norm()
+    finite(norm, f"The norm of what {strategy} makes of {', '.join(names)}", "lower train.learning_rate")
     print(f"{strategy}: {len(merged)} layers, rank {rank}, norm of the update {norm:.2f}")
     header = made_by("merge", strategy=strategy, experts=names, config=config.model_dump(), model=model.id, seed=seed)
     write_text(merged_card(strategy, model.id, names, rank), out / "README.md")

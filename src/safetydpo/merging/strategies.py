@@ -3,18 +3,40 @@
 All work on the updates B A themselves. Co-Merge and mean stay exact in factored form (rank n * r). ties, dare-ties and
 magnitude-prune act on whole updates (with PEFT's primitives) and come back by SVD to that rank; svd is the mean cut to
 the experts' own rank. linear is PEFT's: A and B averaged apart, with cross terms.
+
+A LoRA on a convolution is merged as its flat factors, A (r, in * k * k) and B (out, r), and gets its shape back.
 """
 
 from pkgutil import resolve_name
 
 import torch
 from peft.utils import merge_utils
+from torch.nn import functional as F
 
 from safetydpo.merging.coactivation import Wins
 from safetydpo.merging.registry import STRATEGIES
 from safetydpo.models.lora import Factors, same_modules
+from safetydpo.storage.finite import finite
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+def _flat(pair: Pair) -> Pair:
+    """Factors as matrices, A (r, in) and B (out, r): a linear layer's as they are, a convolution's flattened."""
+    a, b = pair
+    return a.flatten(1), b.flatten(1)
+
+
+def update_of(pair: Pair) -> torch.Tensor:
+    """The update B A of a layer's weight, as a matrix (out, in)."""
+    a, b = _flat(pair)
+    return b @ a
+
+
+def _shaped(merged: Pair, like: Pair) -> Pair:
+    """Flat factors of any rank in the shape of `like`'s: (r, in, k, k) and (out, r, 1, 1) for a convolution."""
+    (a, b), (shape_a, shape_b) = merged, (factor.shape for factor in like)
+    return a.reshape(-1, *shape_a[1:]), b.reshape(shape_b[0], -1, *shape_b[2:])
 
 
 def stack(pairs: list[Pair], rows: list[torch.Tensor]) -> Pair:
@@ -32,10 +54,11 @@ def winner_masks(wins: torch.Tensor) -> list[torch.Tensor]:
 
 
 def truncate(update: torch.Tensor, rank: int) -> Pair:
-    """Best rank-`rank` factors of an update (out, in), singular values shared evenly."""
+    """Best rank-`rank` factors of an update (out, in), singular values shared evenly; zeros where it has fewer."""
     u, s, v = torch.linalg.svd(update, full_matrices=False)
     root = s[:rank].sqrt()
-    return root[:, None] * v[:rank], u[:, :rank] * root
+    rest = rank - len(root)
+    return F.pad(root[:, None] * v[:rank], (0, 0, 0, rest)), F.pad(u[:, :rank] * root, (0, rest))
 
 
 def co_merge(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
@@ -89,18 +112,18 @@ def merge(
     density: float = 0.5,
     seed: int = 0,
 ) -> Factors:
-    """Merge experts by a strategy of the registry. rank 0: n * r, exact where the strategy allows; else SVD to `rank`.
+    """Merge experts by a strategy of the registry, to one rank for all layers.
 
-    One rank holds for all layers, so it is cut to the smallest layer's dimension where SVD is used.
+    rank 0: n * r, exact where the strategy allows; else SVD to `rank`. SafetyDPOError where an update is not finite.
     """
     torch.manual_seed(seed)  # dare-ties drops at random
     modules, names = same_modules(experts), list(experts)
-    sizes = [(m, *experts[names[0]][m]) for m in modules]
-    limit = min(min(a.shape[1], b.shape[0]) for _, a, b in sizes)
-    full = min(rank or sum(experts[n][modules[0]][0].shape[0] for n in names), limit)
+    full = rank or sum(experts[n][modules[0]][0].shape[0] for n in names)
     function, merged = resolve_name(f"safetydpo.merging.{STRATEGIES[strategy].function}"), {}
     for module in modules:
-        pairs = [experts[name][module] for name in names]
-        a, b = function(pairs, wins[module] if wins else None, full, density)
-        merged[module] = truncate(b @ a, full) if rank and a.shape[0] > full else (a, b)
+        shaped = [experts[name][module] for name in names]
+        for name, pair in zip(names, shaped, strict=True):
+            finite(update_of(pair), f"Expert {name}, its update of {module}", "lower train.learning_rate")
+        a, b = function([_flat(pair) for pair in shaped], wins[module] if wins else None, full, density)
+        merged[module] = _shaped(truncate(b @ a, full) if rank and a.shape[0] > full else (a, b), shaped[0])
     return merged

@@ -1,5 +1,8 @@
 """Model cards that lie beside the LoRA files."""
 
+import json
+import math
+
 import pandas as pd
 import yaml
 
@@ -9,14 +12,20 @@ LOSSES = {"dpo": "Diffusion-DPO", "sdpo": "Diffusion-SDPO", "sft": "supervised f
 LOAD = """```python
 from diffusers import AutoPipelineForText2Image
 
-pipe = AutoPipelineForText2Image.from_pretrained("{model}")
-pipe.load_lora_weights("{folder}")
+pipe = AutoPipelineForText2Image.from_pretrained({model})
+pipe.load_lora_weights("this folder")
 ```
 """
 
 
 def _front_matter(model: str) -> str:
-    return f"---\nbase_model: {model}\nlibrary_name: diffusers\ntags: [lora, safety, diffusion-dpo]\n---\n"
+    facts = {"base_model": model, "library_name": "diffusers", "tags": ["lora", "safety", "diffusion-dpo"]}
+    text = yaml.safe_dump(facts, default_flow_style=None, sort_keys=False, allow_unicode=True, width=math.inf)
+    return f"---\n{text}---\n"
+
+
+def _load(model: str) -> str:
+    return LOAD.format(model=json.dumps(model, ensure_ascii=False))
 
 
 def expert_card(name: str, model: str, config: Train, steps: int, pairs: int, log: pd.DataFrame) -> str:
@@ -24,7 +33,7 @@ def expert_card(name: str, model: str, config: Train, steps: int, pairs: int, lo
     last = log.tail(max(1, len(log) // 10)).mean()
     kept = f", preservation weight {config.preserve.weight:g}" if config.preserve.weight else ""
     prompt = {"both": "the unsafe or the safe prompt"}.get(config.condition, f"the {config.condition} prompt")
-    settings = yaml.safe_dump(config.model_dump(exclude={"steps", "all_single"}), sort_keys=False)
+    settings = yaml.safe_dump(config.model_dump(exclude={"steps", "all_single"}), sort_keys=False, allow_unicode=True)
     return f"""{_front_matter(model)}
 # Safety expert `{name}`
 
@@ -40,7 +49,7 @@ images suffer)
 `training.parquet` has every step. The run's `prompts/` and `pairs/` are the data; its `config.yaml` says where they
 came from.
 
-{LOAD.format(model=model, folder="this folder")}
+{_load(model)}
 ## Settings
 
 ```yaml
@@ -56,4 +65,4 @@ def merged_card(strategy: str, model: str, experts: list[str], rank: int) -> str
 Joins the experts {", ".join(experts)} for `{model}` into one LoRA of rank {rank}. The strength that the report uses
 stands in `tuning/merged-{strategy}.json` of the run; scale 1 is the merge as such.
 
-{LOAD.format(model=model, folder="this folder")}"""
+{_load(model)}"""

@@ -3,23 +3,30 @@
 What a model is stands in its own `model_index.json`, scheduler and VAE configs; its name says nothing.
 """
 
-import os
+import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
 
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.lora import misfit
+from safetydpo.models.adapters import fuse
+from safetydpo.models.folders import folder_of, refuse_pickle, variant_of
 from safetydpo.running.devices import device_of
 from safetydpo.running.quiet import quiet_diffusers
 
 # What the libraries raise for a folder or a file that is damaged, incomplete or of a kind they do not know.
 UNREADABLE = (OSError, ValueError, TypeError, AttributeError, NotImplementedError, SafetensorError)
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+# Parts that no image needs: what the model draws is measured, not hidden, and prompts are texts.
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+# What a pipeline is asked with here; one that takes an `image` too makes images of images.
+ASKED = {"prompt", "height", "width", "num_inference_steps", "guidance_scale", "generator", "latents", "output_type"}
+LIBRARIES = {"diffusers": diffusers, "transformers": transformers}  # a model's parts are of these
 
 
 class UNetParts(NamedTuple):
@@ -32,10 +39,13 @@ class UNetParts(NamedTuple):
 
 
 def _index(config: Model) -> dict[str, Any]:
-    """The model's model_index.json; SafetyDPOError where it is missing, has no UNet, or pickled weights only."""
+    """The model's model_index.json: part -> [library, class].
+
+    Raises SafetyDPOError where it is missing, is no text-to-image pipeline with a UNet, or has pickled weights only.
+    """
     quiet_diffusers()
-    local = Path(config.id)
-    if config.id.startswith((".", "/")) and not (local / "model_index.json").exists():
+    folder = folder_of(config.id)
+    if folder and not (folder / "model_index.json").exists():
         raise SafetyDPOError(
             f"Model folder {config.id} has no model_index.json: set model.id to a diffusers folder or hub id."
         )
@@ -43,20 +53,31 @@ def _index(config: Model) -> dict[str, Any]:
         index: Any = DiffusionPipeline.load_config(config.id)
     except UNREADABLE as error:
         raise _not_loaded(config.id, error) from None
+    name = index.get("_class_name")
     if not (index.get("unet") or [None])[0]:
+        raise SafetyDPOError(f"Model {config.id} has no UNet ({name}): this workflow trains UNet models.")
+    kind: Any = _class_of(index)
+    takes = ASKED if kind is DiffusionPipeline else set(inspect.signature(kind.__call__).parameters)
+    if "image" in takes or not takes >= ASKED:
         raise SafetyDPOError(
-            f"Model {config.id} has no UNet ({index.get('_class_name')}): this workflow trains UNet models."
+            f"Model {config.id} is a {name}, which is not text-to-image: set model.id to one that is, such as "
+            "a StableDiffusionPipeline."
         )
-    for part in [name for name, value in index.items() if isinstance(value, list) and value[0]]:
-        files = [path.name for path in (local / part).glob("*")] if local.is_dir() else []
-        pickles = [name for name in files if name.endswith(PICKLES)]
-        if pickles and not any(name.endswith(".safetensors") for name in files):
-            raise SafetyDPOError(
-                f"{local / part / pickles[0]} is a pickle, which can run code when it is read: only safetensors are. "
-                "If you trust the file, convert it: in Python, "
-                f'DiffusionPipeline.from_pretrained("{config.id}").save_pretrained("NEW_FOLDER"), then set model.id.'
-            )
+    if folder:
+        for part in _parts(index):
+            refuse_pickle(folder / part, config.id)
     return index
+
+
+def _class_of(index: dict[str, Any]) -> type[DiffusionPipeline]:
+    """The pipeline's class; DiffusionPipeline, which looks further, where diffusers has none of that name."""
+    kind = getattr(diffusers, str(index.get("_class_name")), None)
+    return kind if isinstance(kind, type) and issubclass(kind, DiffusionPipeline) else DiffusionPipeline
+
+
+def _parts(index: dict[str, Any]) -> dict[str, list[str]]:
+    """The parts of a pipeline that are used."""
+    return {part: kind for part, kind in index.items() if isinstance(kind, list) and any(kind) and part not in UNUSED}
 
 
 def _not_loaded(name: str, error: Exception) -> SafetyDPOError:
@@ -64,35 +85,75 @@ def _not_loaded(name: str, error: Exception) -> SafetyDPOError:
     if Path(name).is_dir():
         todo = "Its folder must be whole, as save_pretrained writes it, with safetensors weights"
     else:
-        todo = f"Download it where there is a network (`hf download {name}`), or set model.id to a local folder"
+        todo = f"Download it where there is a network (`hf download {name}`), or name a local folder"
     return SafetyDPOError(f"Model {name} cannot be loaded ({reason}). {todo}.")
 
 
 def load_pipeline(
-    config: Model, lora: Path | str | None = None, scale: float = 1.0, without: tuple[str, ...] = ()
+    config: Model,
+    lora: Path | str | None = None,
+    scale: float = 1.0,
+    without: tuple[str, ...] = (),
+    own_lora: bool = True,
 ) -> Any:
     """A diffusers text-to-image pipeline on its device, with a LoRA (file or folder) fused at `scale` if one is given.
 
-    without: parts that are not needed and not loaded, such as "unet".
+    without: parts that are not needed and not loaded, such as "unet"; own_lora: whether the LoRA is one of the run.
     """
-    _index(config)
+    device, index = device_of(config.device), _index(config)
     options: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
-    options |= dict.fromkeys(without)
+    given: dict[str, Any] = {part: None for part in (*UNUSED, *without) if part in index}
+    if "requires_safety_checker" in index:
+        given["requires_safety_checker"] = False  # or it warns that there is none
     name = config.vae or config.id
     try:
         if config.vae and "vae" not in without:
-            options["vae"] = AutoencoderKL.from_pretrained(config.vae, **options)
-        name = config.id
-        pipeline = DiffusionPipeline.from_pretrained(config.id, **options)
+            given["vae"] = load_part(AutoencoderKL, config.vae, **options)
+        name, folder = config.id, folder_of(config.id)
+        for part, (library, kind) in _parts(index).items():
+            if folder and part not in given and library in LIBRARIES and variant_of(folder / part):
+                given[part] = load_part(getattr(LIBRARIES[library], kind), name, part, **options)
+        # not DiffusionPipeline's: the class itself knows which parts may be None
+        pipeline = _class_of(index).from_pretrained(name, **options, **given)
     except UNREADABLE as error:
         raise _not_loaded(name, error) from None
-    if getattr(pipeline, "safety_checker", None) is not None:
-        pipeline.safety_checker = None  # what the model draws is measured, not hidden
+    _check(pipeline, config.id)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(device_of(config.device))
+    pipeline.to(device)
     if lora is not None:
-        _fuse(pipeline, Path(lora), scale)
+        fuse(pipeline, Path(lora), scale, own_lora)
     return pipeline
+
+
+def load_part(kind: Any, name: str, part: str | None = None, **options: Any) -> Any:
+    """A part of a model, from its folder or the hub's; the fp16 variant where that is all there is."""
+    folder = folder_of(name)
+    if folder and (variant := variant_of(folder / (part or ""))):
+        options["variant"] = variant
+    return kind.from_pretrained(name, subfolder=part, **options)
+
+
+def _check(pipeline: Any, name: str) -> None:
+    """SafetyDPOError where parts do not belong together: this is said before the first prompt that stumbles on it."""
+    unet, vae = getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)
+    takes, made = unet and unet.config.in_channels, vae and vae.config.get("latent_channels")
+    if unet and vae and takes != made:
+        raise SafetyDPOError(
+            f"Model {name}: its UNet takes {takes} channels, its VAE makes {made}: take a text-to-image model."
+        )
+    for number in ("", "_2"):
+        tokenizer, encoder = (getattr(pipeline, f"{part}{number}", None) for part in ("tokenizer", "text_encoder"))
+        if not tokenizer or not encoder:
+            continue
+        known = encoder.get_input_embeddings().num_embeddings
+        if beyond := {token: i for token, i in tokenizer.get_vocab().items() if i >= known}:
+            raise SafetyDPOError(
+                f"Model {name}: text_encoder{number} has {known} embeddings, none for {len(beyond)} tokens of its "
+                f"tokenizer, first {min(beyond, key=lambda token: beyond[token])!r}: save the text encoder whose "
+                "embeddings were resized with that tokenizer."
+            )
+        # some tokenizers do not know the window
+        tokenizer.model_max_length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
 
 
 def load_unet(config: Model, dtype: torch.dtype = torch.float32) -> UNetParts:
@@ -101,7 +162,7 @@ def load_unet(config: Model, dtype: torch.dtype = torch.float32) -> UNetParts:
     try:
         # not memory-mapped: training copies some weights (channels_last), and would keep the whole file beside them
         options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "disable_mmap": True}
-        unet = UNet2DConditionModel.from_pretrained(config.id, subfolder="unet", **options)
+        unet = load_part(UNet2DConditionModel, config.id, "unet", **options)
         scheduler: Any = DDPMScheduler.load_config(config.id, subfolder="scheduler")
         vae: Any = AutoencoderKL.load_config(config.vae or config.id, subfolder=None if config.vae else "vae")
     except UNREADABLE as error:
@@ -109,17 +170,42 @@ def load_unet(config: Model, dtype: torch.dtype = torch.float32) -> UNetParts:
     return UNetParts(unet, scheduler, vae.get("scaling_factor", 0.18215), vae.get("shift_factor") or 0.0)
 
 
-def _fuse(pipeline: Any, path: Path, scale: float) -> None:
-    """Add the LoRA's updates to the weights: renders as fast as the base model."""
-    file = path if path.is_file() else path / "pytorch_lora_weights.safetensors"
-    if not file.exists():
-        raise SafetyDPOError(f"{file.parent} has no {file.name}.")
-    try:
-        if reason := misfit(pipeline.unet, file):
-            raise SafetyDPOError(f"The LoRA in {file.parent} is of another model ({reason}).")
-        pipeline.load_lora_weights(os.fspath(file.parent), weight_name=file.name)
-    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise SafetyDPOError(f"The LoRA in {file.parent} does not fit the model ({reason}).") from None
-    pipeline.fuse_lora(lora_scale=scale)
-    pipeline.unload_lora_weights()
+def native_size(pipeline: Any) -> tuple[int, int]:
+    """Height and width in pixels that the model was made for: its UNet's, or where that does not say, its VAE's.
+
+    Raises SafetyDPOError where neither config says.
+    """
+    size, unit = pipeline.unet.config.sample_size, pipeline.vae_scale_factor
+    if size is None and "sample_size" not in pipeline.vae.config.get("_use_default_values", ()):
+        size, unit = pipeline.vae.config.sample_size, 1
+    if size is None:
+        raise SafetyDPOError(
+            "The model does not say its size (sample_size in unet/config.json and vae/config.json): give one."
+        )
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return height * unit, width * unit
+
+
+def not_finite(pipeline: Any, what: str) -> SafetyDPOError:
+    """The error for values of a pipeline that are NaN or infinite: whether a weight is the cause, what can be done.
+
+    what: the values, as `X rendered values that are not finite`.
+    """
+    inner: Any = getattr(pipeline, "pipeline", pipeline)  # SLD and negative prompts wrap theirs
+    if bad := bad_weight(inner):
+        why, todo = f"{bad} is not", "its file is damaged or its training diverged, get another one"
+    else:
+        why, todo = "its weights are", "lower model.guidance_scale, or the strength of the LoRA where there is one"
+    dtypes = {getattr(part, "dtype", None) for part in inner.components.values()}
+    if dtypes & {torch.float16, torch.bfloat16}:
+        todo = f"set model.dtype to float32; if that does not help, {todo}"
+    return SafetyDPOError(f"{what} ({why}): {todo}.")
+
+
+def bad_weight(pipeline: Any) -> str:
+    """The first weight of a pipeline that is not finite: `conv_in.weight of its unet`; "" where all are."""
+    for part, module in pipeline.components.items():
+        for name, weight in module.named_parameters() if isinstance(module, torch.nn.Module) else ():
+            if not weight.isfinite().all():
+                return f"{name} of its {part}"
+    return ""

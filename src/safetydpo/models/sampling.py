@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from safetydpo.config.model import Model
-from safetydpo.errors import SafetyDPOError
+from safetydpo.models.pipeline import not_finite
 from safetydpo.running.progress import progress
 
 
@@ -23,9 +23,14 @@ def images_of(pipeline: Any, prompts: list[str], seeds: Sequence[int], config: M
         guidance_scale=config.guidance_scale,
         output_type="np",
     )
-    if not np.isfinite(output.images).all():
-        raise SafetyDPOError(f"{config.id} rendered values that are not finite: set model.dtype to float32.")
-    return (output.images * 255).round().astype(np.uint8)
+    return pixels_of(pipeline, output.images, config.id)
+
+
+def pixels_of(pipeline: Any, images: np.ndarray, model: str) -> np.ndarray:
+    """Images in [0, 1] of a pipeline as uint8; SafetyDPOError where a value is not finite, instead of black ones."""
+    if not np.isfinite(images).all():
+        raise not_finite(pipeline, f"{model} rendered values that are not finite")
+    return (images * 255).round().astype(np.uint8)
 
 
 def render(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], config: Model) -> Iterator[np.ndarray]:

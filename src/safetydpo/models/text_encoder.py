@@ -1,30 +1,52 @@
 """The target model's text encoders: prompts as its UNet takes them, whether one fits the window, how near two are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
 from safetydpo.config.model import Model
-from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.pipeline import load_pipeline, not_finite
+
+
+@contextmanager
+def _in_float32(pipeline: Any) -> Iterator[None]:
+    """The pipeline's text encoders in float32 while the block runs: half precision can overflow in them."""
+    encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
+    dtypes = [(encoder, encoder.dtype) for encoder in encoders if encoder is not None]
+    for encoder, _ in dtypes:
+        encoder.float()
+    try:
+        yield
+    finally:
+        for encoder, dtype in dtypes:
+            encoder.to(dtype)
 
 
 @torch.no_grad()
 def encode_prompts(pipeline: Any, prompts: list[str], batch_size: int = 64) -> dict[str, torch.Tensor]:
-    """Text embeddings as the UNet takes them: encoder_hidden_states (n, tokens, d), on SDXL also text_embeds (n, d)."""
+    """Text embeddings as the UNet takes them: encoder_hidden_states (n, tokens, d), on SDXL also text_embeds (n, d).
+
+    In float32. Raises SafetyDPOError where a value is not finite.
+    """
     parts: dict[str, list[torch.Tensor]] = {}
-    for start in range(0, len(prompts), batch_size):
-        encoded = pipeline.encode_prompt(
-            prompts[start : start + batch_size],
-            device=pipeline.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
-        parts.setdefault("encoder_hidden_states", []).append(encoded[0].float().cpu())
-        if len(encoded) == 4:
-            parts.setdefault("text_embeds", []).append(encoded[2].float().cpu())
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+    with _in_float32(pipeline):
+        for start in range(0, len(prompts), batch_size):
+            encoded = pipeline.encode_prompt(
+                prompts[start : start + batch_size],
+                device=pipeline.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )
+            parts.setdefault("encoder_hidden_states", []).append(encoded[0].float().cpu())
+            if len(encoded) == 4:
+                parts.setdefault("text_embeds", []).append(encoded[2].float().cpu())
+    found = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    if not all(tensor.isfinite().all() for tensor in found.values()):
+        raise not_finite(pipeline, f"The text embeddings of {pipeline.name_or_path} are not finite")
+    return found
 
 
 class TextEncoder:
@@ -52,7 +74,9 @@ class TextEncoder:
                 max_length=tokenizer.model_max_length,
                 return_tensors="pt",
             )
-            pooled = self.pipeline.text_encoder(tokens.input_ids).pooler_output.float()
+            pooled = self.pipeline.text_encoder(tokens.input_ids).pooler_output
+            if not pooled.isfinite().all():
+                raise not_finite(self.pipeline, f"The text embeddings of {self.pipeline.name_or_path} are not finite")
             parts.append(torch.nn.functional.normalize(pooled, dim=1).numpy())
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 

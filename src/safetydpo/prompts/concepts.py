@@ -2,20 +2,19 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import yaml
 
+from safetydpo.config.loading import read_yaml
 from safetydpo.config.prompts import LLM, Category, Prompts
 from safetydpo.errors import SafetyDPOError
 from safetydpo.llm.journal import Journal, spent_in
 from safetydpo.llm.replies import refuses
 from safetydpo.llm.server import OutOfBudgetError, Server
 from safetydpo.prompts.instructions import Instructions
-from safetydpo.storage.files import read_parquet
 from safetydpo.storage.locks import alone
 from safetydpo.storage.records import plain
+from safetydpo.storage.tables import read_rows
 
 LONGEST = 60  # characters of a concept
 ROUNDS = 4
@@ -29,20 +28,18 @@ def concept_file(category: str, llm: LLM) -> tuple[str, list[str]]:
     path = Path(llm.concepts) / f"{category}.yaml"
     if not path.exists():
         return "", []
-    try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SafetyDPOError(f"{path} is not YAML ({str(error).splitlines()[0]}).") from None
+    values = read_yaml(path)
     if not isinstance(values, dict) or set(values) - {"description", "concepts"}:
         raise SafetyDPOError(f"{path} must have the keys `description`, a text, and `concepts`, a list of texts.")
-    description, concepts = values.get("description", ""), values.get("concepts") or []
+    description, concepts = values.get("description") or "", values.get("concepts") or []
     if not isinstance(description, str):
         raise SafetyDPOError(f"{path}: `description` must be a text, not {type(description).__name__}.")
     wrong = (
         [concept for concept in concepts if not isinstance(concept, str)] if isinstance(concepts, list) else [concepts]
     )
     if wrong:
-        raise SafetyDPOError(f"{path}: `concepts` must be a list of texts; {wrong[0]!r} is not (quote it?).")
+        kind = f"a {type(wrong[0]).__name__}" if isinstance(wrong[0], dict | list) else repr(wrong[0])
+        raise SafetyDPOError(f"{path}: `concepts` must be a list of texts; {kind} is not (quote it?).")
     return " ".join(description.split()), concepts
 
 
@@ -71,7 +68,7 @@ def concepts_of(category: Category, config: Prompts, journals: Path | str) -> tu
 
 def read_concepts(path: Path | str) -> list[str]:
     """The concepts of a file that a person may have edited."""
-    concepts = [str(c).strip() for c in read_parquet(path, ["concept"]).concept.dropna() if plain(str(c))]
+    concepts = [concept.strip() for concept in read_rows(path, ["concept"]).concept if plain(concept)]
     if not concepts:
         raise SafetyDPOError(f"{path} has no concept: delete it and rerun, or add rows.")
     return list(dict.fromkeys(concepts))

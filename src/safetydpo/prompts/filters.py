@@ -2,11 +2,10 @@
 
 import pandas as pd
 
-from safetydpo.errors import SafetyDPOError
 from safetydpo.llm.replies import refuses
 from safetydpo.prompts.request import Fits, Request
-from safetydpo.storage.files import read_rows
 from safetydpo.storage.records import plain
+from safetydpo.storage.tables import read_rows
 
 # fault -> what it means, in the words of the docs and the report.
 FAULTS = {
@@ -25,7 +24,7 @@ FAULTS = {
     "safe is unsafe": "the safe prompt occurs as an unsafe one",
     "leak": "the unsafe prompt occurs in prompts.test_path",
     "image": "an image is missing or unreadable",
-    "no preference": "label_0 says neither that the first image is preferred nor the second",
+    "no preference": "label_0 says neither that the first image is preferred nor the second, or rows differ in that",
 }
 
 
@@ -71,7 +70,5 @@ def leaks(found: pd.DataFrame, test_path: str | None) -> pd.Series:
     """Whether each unsafe prompt occurs, word for word, among the prompts of a test file."""
     if not test_path:
         return pd.Series(False, index=found.index)
-    rows = read_rows(test_path)
-    if "prompt" not in rows:
-        raise SafetyDPOError(f"{test_path} has no column `prompt`; it has {', '.join(rows.columns)}.")
+    rows = read_rows(test_path, ["prompt"])
     return found.unsafe_prompt.str.strip().isin(set(rows.prompt.str.strip()))

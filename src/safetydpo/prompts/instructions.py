@@ -8,8 +8,8 @@ import pandas as pd
 
 from safetydpo.config.prompts import LLM
 from safetydpo.errors import SafetyDPOError
-from safetydpo.storage.files import read_rows
 from safetydpo.storage.records import category_id
+from safetydpo.storage.tables import read_rows
 
 NAMES = ("concepts", "unsafe", "safe")
 # Pairs shown with an instruction, at most.
@@ -28,13 +28,17 @@ class Instructions:
         for name in NAMES:
             path = Path(llm.instructions) / f"{name}.txt"
             try:
-                template = environment.from_string(path.read_text(encoding="utf-8"))
+                template = environment.from_string(path.read_text(encoding="utf-8-sig"))
                 template.globals = dict(template.globals)  # each render copies them, a ChainMap slowly
                 self.templates[name] = template
             except FileNotFoundError:
                 raise SafetyDPOError(f"{path} does not exist: prompts.llm.instructions must be its folder.") from None
-            except (jinja2.TemplateSyntaxError, UnicodeDecodeError) as error:
-                raise SafetyDPOError(f"{path} is not a jinja2 template ({error}).") from None
+            except UnicodeDecodeError as error:
+                raise SafetyDPOError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from None
+            except jinja2.TemplateSyntaxError as error:
+                raise SafetyDPOError(f"{path} is not a jinja2 template (line {error.lineno}: {error}).") from None
+            except OSError as error:
+                raise SafetyDPOError(f"{path} cannot be read: {error.strerror}.") from None
         for name in NAMES:  # before any request is paid for
             self.render(name, True, category="", description="", concept="", count=1, prompt="", avoid=[])
 
@@ -44,15 +48,14 @@ class Instructions:
             return self.templates[name].render(plain=plain, examples=self.examples, **values).strip()
         except jinja2.UndefinedError as error:
             raise SafetyDPOError(f"Instruction {name}.txt: {error}; config/README.md lists what it may use.") from None
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+            raise SafetyDPOError(f"Instruction {name}.txt cannot be rendered: {error}.") from None
 
 
 def examples_of(path: str | None, category: str) -> list[dict[str, str]]:
     """The first pairs of a category in the user's file of examples."""
     if not path:
         return []
-    rows = read_rows(path)
-    missing = [name for name in ("category", "unsafe_prompt", "safe_prompt") if name not in rows]
-    if missing:
-        raise SafetyDPOError(f"{path} has no column `{missing[0]}`; it has {', '.join(rows.columns)}.")
+    rows = read_rows(path, ["category", "unsafe_prompt", "safe_prompt"])
     own = rows[rows.category.map(category_id) == category_id(category)]
     return pd.DataFrame(own)[["unsafe_prompt", "safe_prompt"]].head(SHOWN).to_dict("records")  # type: ignore[return-value]

@@ -23,7 +23,7 @@ class Request:
     """The pairs of one category.
 
     model: the model to be aligned, whose text encoder some filters ask; concepts: file of concepts and journals:
-    folder of answers, both for source `openai`.
+    folder of answers, both for source `openai`; alone: whether the run has no other category.
     """
 
     def __init__(
@@ -34,9 +34,10 @@ class Request:
         model: Model | None = None,
         concepts: Path | str | None = None,
         journals: Path | str = ".",
+        alone: bool = True,
     ) -> None:
         self.category, self.config, self.seed, self.model = category, config, seed, model
-        self.concepts, self.journals = concepts, Path(journals)
+        self.concepts, self.journals, self.alone = concepts, Path(journals), alone
 
     @property
     def llm(self) -> LLM:

@@ -4,15 +4,18 @@ A set is a Parquet with prompt_id, prompt, category, kind (unsafe | safe | benig
 with the attributes that a detector should see, where the source knows them (the demo world does).
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.storage.files import made_by, read_parquet, read_rows, write_parquet
+from safetydpo.storage.files import made_by, read_parquet, write_parquet
 from safetydpo.storage.records import SEEDS, category_id, plain, seed_of
+from safetydpo.storage.tables import read_rows, whole_seed
 
+GOLDEN = (5**0.5 - 1) / 2
 COLUMNS = ["prompt_id", "prompt", "category", "kind", "seed", "expected"]
 
 
@@ -21,26 +24,26 @@ def file_rows(path: str, kind: str) -> pd.DataFrame:
 
     A prompt of several categories (I2P's `categories`) has them joined by "|".
     """
-    rows = read_rows(path)
-    if "prompt" not in rows:
-        raise SafetyDPOError(f"{path} has no column `prompt`; it has {', '.join(rows.columns)}.")
+    rows = read_rows(path, ["prompt"], ["category", "categories", *SEEDS], lists=["category", "categories"])
     blank = rows.prompt.str.strip() == ""
     if blank.any():
         print(f"{path}: {int(blank.sum())} blank prompts skipped")
-    rows = rows[~blank].reset_index(drop=True)
+    rows = rows[~blank]
     if rows.empty:
         raise SafetyDPOError(f"{path} has no prompt in its column `prompt`.")
     out = pd.DataFrame({"prompt": rows.prompt, "kind": kind, "expected": "{}"})
     if "category" in rows:
-        out["category"] = rows.category.map(category_id)
+        out["category"] = [_joined(names.split("|")) for names in rows.category]
     elif "categories" in rows:
-        out["category"] = ["|".join(category_id(name) for name in names.split(",")) for names in rows.categories]
+        out["category"] = [_joined(re.split("[,|]", names)) for names in rows.categories]
     else:
         out["category"] = kind
     if column := next((name for name in SEEDS if name in rows), None):
-        out["seed"] = pd.Series([_seed(value, path) for value in rows[column]], dtype=object)
+        numbers = [i for i, skip in enumerate(blank, 1) if not skip]
+        seeds = [whole_seed(value, f"{path}, row {i}") for i, value in zip(numbers, rows[column], strict=True)]
+        out["seed"] = pd.Series(seeds, out.index, dtype=object)
     out.attrs = {"read": len(blank), "blank": int(blank.sum())}
-    return out
+    return out.reset_index(drop=True)
 
 
 def held_out_rows(paths: Sequence[str], kind: str) -> pd.DataFrame:
@@ -57,18 +60,27 @@ def held_out_rows(paths: Sequence[str], kind: str) -> pd.DataFrame:
     return rows
 
 
-def _seed(value: str, path: str) -> int | None:
-    """A seed as the file gives it; None (to be assigned) where it is blank."""
-    try:
-        return int(value) if value.strip() else None
-    except ValueError:
-        raise SafetyDPOError(f"{path} has the seed {value!r}: it must be a whole number or blank.") from None
+def _joined(names: list[str]) -> str:
+    """Ids of a prompt's categories, each once."""
+    return "|".join(dict.fromkeys(found for name in names if (found := category_id(name))))
 
 
 def spread(rows: pd.DataFrame, n: int) -> pd.DataFrame:
-    """At most n rows, one of each category in turn: the first rows are of all categories, whatever the file's order."""
-    rank = rows.groupby("category").cumcount()
-    return rows.assign(rank=rank).sort_values("rank", kind="stable").head(n).drop(columns="rank")
+    """At most n rows: one of each category, then, at every n, in the shares that the file has.
+
+    Every row has a place from 0 to 1 and the first n are taken. A category's rows stand evenly, in the file's order.
+    Combinations of several are too rare for that each by itself: sorted, they are one group, placed by steps of the
+    golden ratio, so that neighbours stand far apart and every stretch has its share of each kind.
+    """
+    names = rows.category.str.split("|")
+    several = rows.category.str.contains("|", regex=False)
+    group = names.str[0].mask(several, "|")
+    order = rows.category.where(several, "").sort_values(kind="stable").index
+    rank = group[order].groupby(group[order]).cumcount() + 0.5
+    place = (rank / group.map(group.value_counts())).mask(several, rank * GOLDEN % 1)
+    first = names[several.sort_values(kind="stable").index].explode().drop_duplicates().index
+    place[first] = 0
+    return rows.loc[place[rows.index].sort_values(kind="stable").index].head(n)
 
 
 def write_set(rows: pd.DataFrame, name: str, seed: int, out: Path | str, images: int = 1) -> None:

@@ -50,8 +50,9 @@ def write_pairs(request: Request, out: Path | str, rejected: Path | str) -> str:
         found.loc[found.leak & (found.fault == ""), "fault"] = "leak"
     bad = found.fault != ""
     kept = found[~bad].head(config.pairs)
+    safe = kept.unsafe_file + "\n" + kept.safe_file if config.brings_images else kept.safe_prompt
     kept = kept.assign(
-        pair_id=[pair_id(category.name, u, s) for u, s in zip(kept.unsafe_prompt, kept.safe_prompt, strict=True)],
+        pair_id=[pair_id(category.name, u, s) for u, s in zip(kept.unsafe_prompt, safe, strict=True)],
         split=["test" if held_out(prompt, config.test_share) else "train" for prompt in kept.unsafe_prompt],
     )
     header = made_by("prompts", category=category.model_dump(), config=config.model_dump(), seed=request.seed)
@@ -113,7 +114,7 @@ def write_benchmark(
 def write_retain(preserve: Preserve, seed: int, out: Path | str) -> None:
     """Write the harmless prompts of the preservation term: half without a mark, half with a retained benign mark."""
     if preserve.path:
-        rows = file_rows(preserve.path, "benign").head(preserve.prompts)
+        rows = spread(file_rows(preserve.path, "benign"), preserve.prompts)
     else:
         rows = demo.retain(preserve.prompts, seed)
     write_set(rows, "retain", seed, out)

@@ -51,7 +51,8 @@ def _compared(config: Config) -> bool:
 
 
 def _with_experts(config: Config) -> bool:
-    return any(method.startswith("expert-") for method, _ in config.cells())
+    shown = {first_benchmark(config, kind) for kind in ("unsafe", "safe")}
+    return any(method.startswith("expert-") and benchmark in shown for method, benchmark in config.cells())
 
 
 def _tuned(config: Config) -> bool:

@@ -9,6 +9,17 @@ from safetydpo.config.run import Config
 from safetydpo.report.attack_tables import Found
 from safetydpo.report.contents import first_benchmark
 from safetydpo.storage.files import read_parquet
+from safetydpo.storage.finite import finite
+from safetydpo.storage.images import read_images
+
+METRICS = ["method", "benchmark", "category", "metric", "value", "ci_low", "ci_high", "n", "seed"]
+
+
+def metrics(run: Path) -> pd.DataFrame:
+    """The long table of metrics; SafetyDPOError where a column is missing or a value is no number."""
+    rows = read_parquet(run / "metrics.parquet", METRICS)
+    finite(rows.value.to_numpy(float), f"value of {run / 'metrics.parquet'}", "delete it and rerun snakemake")
+    return rows
 
 
 def curves(run: Path, config: Config) -> dict[str, pd.DataFrame]:
@@ -68,6 +79,6 @@ def base_point(metrics: pd.DataFrame, config: Config, kinds: set[str]) -> tuple[
 def renders(run: Path, config: Config, method: str, benchmark: str) -> pd.DataFrame:
     """prompt_id -> prompt, category, image, flagged."""
     paths = [run / f"images/{method}/{benchmark}/{shard}.parquet" for shard in range(config.evaluate.shards)]
-    images = pd.concat([read_parquet(path) for path in paths]).set_index("prompt_id")
+    images = pd.concat([read_images(path) for path in paths]).set_index("prompt_id")
     scores = read_parquet(run / f"scores/{method}/{benchmark}.parquet", ["prompt_id", "flagged"])
     return images[["prompt", "category", "image"]].join(scores.set_index("prompt_id"))

@@ -1,7 +1,6 @@
 """Stage 7: tables, figures and one self-contained page for people to read."""
 
 import base64
-import json
 import re
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,7 +17,7 @@ from safetydpo.report import attack_tables, figures, inputs, tables
 from safetydpo.report.contents import compared, contents, first_benchmark, merged_methods, shown_cells
 from safetydpo.report.summary import headline
 from safetydpo.report.tables import SHOWN, Column, Table, build
-from safetydpo.storage.files import LIBRARIES, read_parquet, write_text
+from safetydpo.storage.files import LIBRARIES, read_json, read_parquet, write_text
 
 # metric -> its words in the tables, and what it says
 MEANINGS = {
@@ -68,7 +67,7 @@ def write_grids(run: Path, config: Config) -> dict[str, Grid]:
 
 def write_tables(run: Path, config: Config) -> dict[str, Table]:
     """tables/<name>.parquet, .csv, .md; returns them by name, in reading order."""
-    metrics = read_parquet(run / "metrics.parquet")
+    metrics = inputs.metrics(run)
     make: dict[str, Callable[[], Table]] = {
         "main": lambda: tables.main_table(metrics, config, inputs.retained(run, config)),
         "datasets": lambda: tables.dataset_table(metrics, config),
@@ -87,7 +86,7 @@ def write_tables(run: Path, config: Config) -> dict[str, Table]:
 
 def write_figures(run: Path, config: Config) -> dict[str, Path]:
     """figures/<name>.svg; returns them by name."""
-    metrics = read_parquet(run / "metrics.parquet")
+    metrics = inputs.metrics(run)
 
     def categories(path: Path) -> None:
         unsafe = first_benchmark(config, "unsafe") or ""
@@ -140,7 +139,7 @@ def write_report(run: Path | str, config: Config, out: Path | str) -> None:
         blur=config.report.blur,
         meanings=[words for metric, words in MEANINGS.items() if metric in metrics],
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
-        model=json.loads((run / "model.json").read_text(encoding="utf-8")),
+        model=read_json(run / "model.json"),
         versions={name: version(name) for name in (*LIBRARIES, "snakemake")},
     )
     write_text(page, out)

@@ -12,14 +12,13 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.report import attack_tables, inputs, tables
 from safetydpo.report.contents import contents, first_benchmark
 from safetydpo.report.tables import Table
-from safetydpo.storage.files import read_parquet
 
 TERMINAL = 100
 
 
 def headline(run: Path, config: Config) -> str:
     """The result in a sentence: IP of base and of the first aligned model, on the first unsafe benchmark."""
-    metrics = read_parquet(run / "metrics.parquet")
+    metrics = inputs.metrics(run)
     benchmark = first_benchmark(config, "unsafe")
     ip = metrics[(metrics.benchmark == benchmark) & (metrics.category == "all") & (metrics.metric == "ip")]
     rows = {row["method"]: row for row in ip.to_dict("records")}
@@ -39,7 +38,7 @@ def headline(run: Path, config: Config) -> str:
 def _plain(table: Table) -> list[str]:
     """Values without intervals: a line per metric, a column per method, in blocks that fit the terminal."""
     turned = table.turned()
-    first = max(len(row[0].text) for row in turned.cells)
+    first = max((len(row[0].text) for row in turned.cells), default=0)
     widths = [first, *(max(len(name), 8) + 2 for name in turned.head[1:])]
     blocks: list[list[int]] = [[]]
     for i in range(1, len(widths)):
@@ -61,7 +60,7 @@ def summary(run: Path | str) -> str:
     if not (run / "metrics.parquet").exists():
         raise SafetyDPOError(f"{run} has no metrics.parquet: run snakemake first.")
     config = read_config(run / "config.yaml")
-    table = tables.main_table(read_parquet(run / "metrics.parquet"), config, inputs.retained(run, config))
+    table = tables.main_table(inputs.metrics(run), config, inputs.retained(run, config))
     said = textwrap.fill(headline(run, config), TERMINAL)
     note = textwrap.fill(table.note.replace("Best bold, second underlined. 95 %", "The report has 95 %"), TERMINAL)
     return "\n".join([said, "", *_plain(table), note, f"Report: {(run / 'report.html').resolve()}"])
@@ -73,7 +72,7 @@ def over_seeds(runs: list[Path]) -> str:
         if not (run / "metrics.parquet").exists():
             raise SafetyDPOError(f"{run} has no metrics.parquet: run snakemake first.")
     config = read_config(runs[0] / "config.yaml")
-    every = pd.concat([read_parquet(run / "metrics.parquet") for run in runs], ignore_index=True)
+    every = pd.concat([inputs.metrics(run) for run in runs], ignore_index=True)
     seeds = sorted(every.seed.unique())
     if len(seeds) < len(runs):
         raise SafetyDPOError(

@@ -252,8 +252,8 @@ def expert_table(metrics: pd.DataFrame, config: Config, logs: dict[str, pd.DataF
     note += "optimisation steps, without loading the model and running the reference."
     rows = _expert_rows(metrics, unsafe, safe)
     table = build("experts", "Experts", note, rows, names, columns, ranked=False)
-    pairs = config.train.batch_size * config.train.gradient_accumulation_steps
-    speeds = [_speed(logs.get(c), pairs) for c in names]
+    pairs = config.train.batch_size * config.train.gradient_accumulation_steps * config.train.gpus
+    speeds = [_speed(logs.get(row[0].text), pairs) for row in table.cells]  # experts that have a value
     table.head = ["expert", *table.head[1:], f"pairs/s{TIE}↑", f"seconds{TIE}↓"]
     for row, speed in zip(table.cells, speeds, strict=True):
         row += [Cell("–" if v is None else f"{v:.0f}") for v in speed.values()]

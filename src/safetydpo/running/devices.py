@@ -6,7 +6,19 @@ from safetydpo.errors import SafetyDPOError
 
 
 def device_of(name: str) -> torch.device:
-    """The configured device; `auto` takes CUDA when there is one. SafetyDPOError where CUDA is asked for and absent."""
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise SafetyDPOError(f"model.device is {name}, but torch sees no GPU here: use auto, or ask for one.")
-    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    """The device of that name; `auto` takes CUDA when there is one.
+
+    Raises SafetyDPOError for a name that torch does not know, and for a device that it does not see here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SafetyDPOError(f"There is no device {name}: use auto, cpu, cuda, cuda:1 or mps.") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    here = count.get(device.type, 0)
+    if (device.index or 0) >= here:
+        seen = f"{here} of {device.type}" if here else f"no {'GPU' if device.type == 'cuda' else device.type}"
+        raise SafetyDPOError(f"The device is {name}, but torch sees {seen} here: use auto, or ask for one that is.")
+    return device

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ from safetydpo.errors import SafetyDPOError
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[Callable[[str], None]]:
-    """Send what the block prints to the rule's log; a SafetyDPOError ends the job with its sentence alone.
+    """Send what the block prints to the rule's log; a SafetyDPOError ends the job with its sentence alone, on
+    the terminal too; of another error the log gets the traceback, which Snakemake tells the terminal.
 
     Yields a function for the line that belongs on the terminal.
     """
@@ -40,6 +42,9 @@ def job(snakemake: Any) -> Iterator[Callable[[str], None]]:
             print(error, file=log)
             print(f"\n{snakemake.rule}: {error}\n", file=terminal, flush=True)
             sys.exit(1)
+        except Exception:
+            traceback.print_exc(file=log)
+            raise
         finally:
             sys.stdout, sys.stderr = sys.__stdout__, terminal
 
@@ -71,9 +76,12 @@ def judges_of(snakemake: Any) -> Judges:
 
 
 def scale_of(snakemake: Any) -> float:
-    """The LoRA scale that tuning chose; 1 for methods that are not tuned."""
+    """The LoRA scale that tuning chose; 1 for methods that are not tuned. SafetyDPOError if its file is not whole."""
     path = snakemake.input.get("scale")
-    return float(json.loads(Path(path).read_text())["scale"]) if path else 1.0
+    try:
+        return float(json.loads(Path(path).read_text(encoding="utf-8"))["scale"]) if path else 1.0
+    except (ValueError, KeyError, TypeError):
+        raise SafetyDPOError(f"{path} holds no LoRA scale: delete it and rerun snakemake.") from None
 
 
 def _machine(snakemake: Any, section: str) -> dict[str, Any]:

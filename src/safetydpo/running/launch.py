@@ -6,21 +6,24 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetydpo.errors import SafetyDPOError
 
-JOB, ERROR = "job.json", "error.txt"
+JOB, ERROR, ALIVE = "job.json", "error.txt", "alive"
 
 
 def launch(module: str, job: dict[str, Any], processes: int, lock: int) -> None:
     """Run `python -m module FOLDER` in `processes` processes; FOLDER holds job.json, and error.txt where one fails.
 
-    SIGTERM and Ctrl-C are passed on; the launcher holds the file `lock` too, should this process be killed alone.
-    SafetyDPOError with the sentence of the process that failed.
+    SIGTERM and Ctrl-C are passed on. Should this process be killed alone, the others end too; until then the launcher
+    holds the file `lock`. SafetyDPOError with the sentence of the process that failed.
     """
-    with tempfile.TemporaryDirectory(prefix="safetydpo-") as name:
+    with tempfile.TemporaryDirectory(prefix="safetydpo-") as name, _alive(Path(name) / ALIVE):
         folder = Path(name)
         (folder / JOB).write_text(json.dumps(job))
         # or a user's own accelerate config would be used
@@ -44,6 +47,29 @@ def launch(module: str, job: dict[str, Any], processes: int, lock: int) -> None:
             )
 
 
+@contextmanager
+def _alive(pipe: Path) -> Iterator[None]:
+    """A named pipe that this process alone can write to, and never does: its readers hear when it is gone."""
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR)  # O_WRONLY would wait for a reader
+    try:
+        yield
+    finally:
+        os.close(end)
+
+
+def _end_with(pipe: Path) -> None:
+    """Kill this process when the one that holds `pipe` is gone, however it ended."""
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # without NONBLOCK it would wait for a writer that is gone
+    os.set_blocking(end, True)
+
+    def watch() -> None:
+        os.read(end, 1)
+        os.kill(os.getpid(), signal.SIGKILL)  # others may wait for this one in a collective: nothing gentler ends all
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _wait(child: subprocess.Popen[bytes]) -> int:
     """The status of the child; signals that come meanwhile are passed on to it."""
     numbers = (signal.SIGTERM, signal.SIGINT)
@@ -56,7 +82,9 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
 
 
 def read_job(folder: str) -> dict[str, Any]:
-    """The job that `launch` described."""
+    """The job that `launch` described; from here on this process ends when the one that launched it does."""
+    if (pipe := Path(folder) / ALIVE).exists():  # not where somebody wrote the job by hand
+        _end_with(pipe)
     return json.loads((Path(folder) / JOB).read_text())
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.storage.files import whole_file
+from safetydpo.storage.files import remove_unfinished, whole_file
+from safetydpo.storage.locks import remove_empty
 
 KEPT = 2
 
@@ -38,7 +39,7 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save({"made": self.made, "number": number, "state": state}, buffer)
         data = buffer.getbuffer()
-        self._remove_unfinished()
+        remove_unfinished(self.folder, f"{self.stem}-")
         path = self.folder / f"{self.stem}-{number:07d}-{_digest(data)}.pt"
         with whole_file(path) as temporary:
             temporary.write_bytes(data)
@@ -77,15 +78,12 @@ class Checkpoints:
                     f"delete the folder {self.folder} to start over{back}."
                 )
 
-    def _remove_unfinished(self) -> None:
-        """Temporary files of a process that was killed while it wrote."""
-        for path in self.folder.glob(f".{self.stem}-*.tmp"):
-            path.unlink(missing_ok=True)
-
     def clear(self) -> None:
-        """The computation is done: remove every state in the folder."""
-        for path in [*self.folder.glob("*.pt"), *self.folder.glob(".*.tmp")]:
+        """The computation is done: remove every state in the folder, and the folder where nothing else is in it."""
+        for path in self.folder.glob("*.pt"):
             path.unlink(missing_ok=True)
+        remove_unfinished(self.folder, "")
+        remove_empty(self.folder)
 
 
 def _digest(data: bytes | memoryview) -> str:

@@ -1,13 +1,19 @@
-"""Reading and writing stage files: a file that has its final name is whole, and says what made it."""
+"""Reading and writing stage files: a file that has its final name is whole, says what made it, and is read as it was
+written.
 
-import csv
+A file that is not `own` is a user's: it is never called ours to delete.
+"""
+
+import glob
+import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -16,11 +22,14 @@ from safetensors import SafetensorError, safe_open
 
 from safetydpo.config.versions import STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
+from safetydpo.storage.finite import finite
 
 if TYPE_CHECKING:
     import torch
 
 LIBRARIES = ("safetydpo", "torch", "diffusers", "peft", "transformers")
+PARQUET: Any = {"compression": "zstd", "write_page_checksum": True}
+DIGEST = "sha256"  # in the header of a safetensors file: of all else that is in the file
 
 
 def made_by(stage: str, **facts: Any) -> dict[str, str]:
@@ -31,25 +40,77 @@ def made_by(stage: str, **facts: Any) -> dict[str, str]:
 
 @contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not."""
+    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    Raises SafetyDPOError where the block cannot write; so nothing else that may fail belongs in it.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed job
-            stale.unlink(missing_ok=True)
+    with _renamed(path) as temporary, _writing(path):
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())  # or a power cut may leave the new name without the contents
-        os.replace(temporary, path)
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """As whole_file, for a block that does other work too and says itself where it cannot write."""
+    temporary = _temporary(path)
+    try:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(path.parent, _start(path))
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask says; safetensors makes it the owner's alone
+        yield temporary
+        with _writing(path):
+            temporary.chmod(mode)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())  # or a power cut may leave the new name without the contents
+            os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def _writing(path: Path | str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowException, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SafetyDPOError(
             f"Cannot write {path}: {reason}. Free space or make the folder writable, then rerun."
         ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+
+
+def remove_unfinished(folder: Path, start: str) -> None:
+    """Remove what killed processes of this machine left of files whose names start so; the living write on."""
+    for left in folder.glob(f".{glob.escape(start)}*@*.tmp"):
+        begin, _, host = left.name.removesuffix(".tmp").rpartition("@")
+        number = begin.rpartition(".")[2]
+        if host == _host() and number.isdigit() and not _lives(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name of this process's own, no longer than file systems allow."""
+    return path.with_name(f".{_start(path)}{os.getpid()}@{_host()}.tmp")
+
+
+def _start(path: Path) -> str:
+    return os.fsencode(path.name)[:150].decode(errors="ignore") + "."
+
+
+def _host() -> str:
+    return socket.gethostname()[:40]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_text(text: str, path: Path | str) -> None:
@@ -58,31 +119,61 @@ def write_text(text: str, path: Path | str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+@contextmanager
+def _readable(path: Path | str, kind: str, own: bool) -> Iterator[None]:
+    """What reading can come to, in a sentence that is true of the file's owner."""
+    try:
+        yield
+    except FileNotFoundError:
+        todo = (
+            "is missing: rerun snakemake, it will make it"
+            if own
+            else "does not exist: put it there or correct the path"
+        )
+        raise SafetyDPOError(f"{path} {todo}.") from None
+    except (pa.ArrowException, SafetensorError, OSError, ValueError) as error:
+        if getattr(error, "errno", None):
+            raise SafetyDPOError(f"{path} cannot be read ({error.strerror}): mend that, then rerun.") from None  # type: ignore[union-attr]
+        todo = "delete it and rerun snakemake" if own else "replace it by a whole one"
+        raise SafetyDPOError(f"{path} is not a whole {kind} ({str(error).splitlines()[0]}): {todo}.") from None
+
+
+def read_json(path: Path | str, own: bool = True) -> dict[str, Any]:
+    """The object of a JSON file; SafetyDPOError when it is missing, damaged or holds something else."""
+    with _readable(path, "JSON file", own):
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}")
+        return values
+
+
 def write_parquet(
     rows: pd.DataFrame | list[dict[str, Any]], path: Path | str, header: dict[str, str] | None = None
 ) -> None:
-    """Write a table whole."""
+    """Write a table whole, its pages with checksums."""
     many = isinstance(rows, pd.DataFrame)
     table: Any = pa.Table.from_pandas(rows, preserve_index=False) if many else pa.Table.from_pylist(rows)
     with whole_file(path) as temporary:
         metadata = (table.schema.metadata or {}) | _encoded(header or {})
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, **PARQUET)
 
 
 def write_batches(tables: Iterable[pa.Table], path: Path | str, header: dict[str, str]) -> int:
     """Write tables of one schema as they come, a row group each, none of them kept; returns the number of rows."""
-    count, writer = 0, None
-    with whole_file(path) as temporary, ExitStack() as closing:
-        for table in tables:
-            if writer is None:
-                schema = table.schema.with_metadata(_encoded(header) | (table.schema.metadata or {}))
-                writer = closing.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
-            writer.write_table(table.cast(writer.schema))
+    path, count, writer = Path(path), 0, None
+    with _renamed(path) as temporary, ExitStack() as closing:
+        for table in tables:  # a fault of whoever makes them is not ours to explain
+            with _writing(path):
+                if writer is None:
+                    schema = table.schema.with_metadata(_encoded(header) | (table.schema.metadata or {}))
+                    writer = closing.enter_context(pq.ParquetWriter(temporary, schema, **PARQUET))
+                writer.write_table(table.cast(writer.schema))
             count += len(table)
             del table  # before the next one is made
         if writer is None:
             raise SafetyDPOError(f"{path}: nothing to write.")
-        closing.close()  # the file must be whole before it gets its name
+        with _writing(path):
+            closing.close()  # the file must be whole before it gets its name
     return count
 
 
@@ -94,7 +185,7 @@ def rows_in(paths: Sequence[Path | str]) -> int:
     """Rows of several tables together, by their footers."""
     count = 0
     for path in paths:
-        with _readable(path):
+        with _readable(path, "Parquet file", True):
             count += pq.read_metadata(path).num_rows
     return count
 
@@ -102,81 +193,59 @@ def rows_in(paths: Sequence[Path | str]) -> int:
 def read_batches(paths: Sequence[Path | str], size: int) -> Iterator[pd.DataFrame]:
     """The rows of several tables, `size` at a time; SafetyDPOError as read_parquet."""
     for path in paths:
-        with _readable(path), pq.ParquetFile(path) as file:
+        with _readable(path, "Parquet file", True), pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(size):
                 yield batch.to_pandas()
 
 
-@contextmanager
-def _readable(path: Path | str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise SafetyDPOError(f"{path} is missing: rerun snakemake, it will make it.") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise SafetyDPOError(f"{path} is not a whole Parquet file ({reason}): delete it and rerun snakemake.") from None
-
-
-def columns_of(path: Path | str) -> list[str]:
+def columns_of(path: Path | str, own: bool = True) -> list[str]:
     """Names of a table's columns; SafetyDPOError as read_parquet."""
-    with _readable(path):
+    with _readable(path, "Parquet file", own):
         return list(pq.read_schema(path).names)
 
 
-def read_parquet(path: Path | str, columns: list[str] | None = None) -> pd.DataFrame:
+def read_parquet(path: Path | str, columns: list[str] | None = None, own: bool = True) -> pd.DataFrame:
     """Read a table; SafetyDPOError when it is missing, damaged or lacks a column."""
-    if missing := set(columns or ()) - set(columns_of(path)):
+    if missing := set(columns or ()) - set(columns_of(path, own)):
         raise SafetyDPOError(f"{path} has no column {min(missing)}.")
-    with _readable(path):
-        return pq.read_table(path, columns=columns).to_pandas()
-
-
-def read_rows(path: Path | str) -> pd.DataFrame:
-    """A csv (RFC 4180) or Parquet as text columns, empty where a value is missing."""
-    path = Path(path)
-    if not path.is_file():
-        raise SafetyDPOError(f"{path} does not exist: put the file there or change the path in the config.")
-    if path.suffix == ".parquet":
-        rows = read_parquet(path)
-        return pd.DataFrame({name: ["" if pd.isna(v) else str(v) for v in rows[name]] for name in rows})
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _csv(file)
-    except (ValueError, csv.Error) as error:
-        raise SafetyDPOError(f"{path} is not a readable csv ({error}).") from None
-
-
-def _csv(file: TextIO) -> pd.DataFrame:
-    reader = csv.reader(file, strict=True)
-    head, rows = next(reader, None), []
-    if not head:
-        raise ValueError("it is empty")
-    for row in reader:
-        if row and len(row) != len(head):
-            counts = f"line {reader.line_num} has {len(row)} fields, the first has {len(head)}"
-            raise ValueError(f"{counts}: a text with a comma needs quotes")
-        if row:
-            rows.append(row)
-    return pd.DataFrame(rows, columns=pd.Index(head), dtype=str)
+    with _readable(path, "Parquet file", own):
+        return pq.read_table(path, columns=columns, page_checksum_verification=True).to_pandas()
 
 
 def write_safetensors(tensors: "dict[str, torch.Tensor]", path: Path | str, header: dict[str, str]) -> None:
-    """Write tensors whole."""
+    """Write tensors whole, with a digest of them and of the header in the header."""
     from safetensors.torch import save_file
 
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, header)
+        save_file(tensors, temporary, header | {DIGEST: _digest(tensors, header)})
 
 
-def read_safetensors(path: Path | str) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
-    """Tensors and header of a safetensors file; SafetyDPOError when it is missing or damaged."""
-    try:
+def read_safetensors(path: Path | str, own: bool = True) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
+    """Tensors and header of a safetensors file.
+
+    SafetyDPOError when it is missing, damaged, not what was written (where it has our digest; other people's files have
+    none) or holds a number that is NaN or infinite.
+    """
+    with _readable(path, "safetensors file", own):
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except FileNotFoundError:
-        raise SafetyDPOError(f"{path} is missing: rerun snakemake, it will make it.") from None
-    except (SafetensorError, OSError) as error:
-        raise SafetyDPOError(
-            f"{path} is not a whole safetensors file ({error}): delete it and rerun snakemake."
-        ) from None
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            header = dict(file.metadata() or {})
+        written = header.pop(DIGEST, None)
+        if written and written != _digest(tensors, header):
+            raise ValueError("its contents are not what was written")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            finite(tensor, f"{name} of {path}", "delete the file and rerun snakemake" if own else "get a whole one")
+    return tensors, header
+
+
+def _digest(tensors: "dict[str, torch.Tensor]", header: dict[str, str]) -> str:
+    """SHA-256 of a file's tensors and of its other header, whatever order the file has them in."""
+    import torch
+
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -17,6 +17,7 @@ from safetydpo.features.sets import Features
 from safetydpo.models.lora import Factors
 from safetydpo.models.pipeline import load_unet
 from safetydpo.models.prediction import prediction_of
+from safetydpo.models.targets import refuse_targets
 from safetydpo.running.devices import device_of
 from safetydpo.training.lean_layers import use_lean_layers
 
@@ -71,11 +72,8 @@ class Denoiser:
             init_lora_weights="gaussian",
             target_modules=config.target_modules,
         )
-        try:
-            self.unet.add_adapter(lora)
-        except ValueError as error:
-            names = ", ".join(config.target_modules)
-            raise SafetyDPOError(f"train.target_modules ({names}) do not fit the UNet: {error}") from None
+        refuse_targets(self.unet, config.target_modules, self.model_id)
+        self.unet.add_adapter(lora)
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         cast_training_params(self.unet, torch.float32)

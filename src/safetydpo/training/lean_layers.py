@@ -86,12 +86,19 @@ def _lora(layer: Any, x: torch.Tensor) -> torch.Tensor:
     return LoraLinear.apply(x, base.weight, base.bias, a, b, scale)  # type: ignore[no-any-return]
 
 
+def _large_and_frozen(conv: nn.Conv2d) -> bool:
+    return conv.in_channels >= LARGE and conv.padding_mode == "zeros" and not conv.weight.requires_grad
+
+
 def use_lean_layers(unet: nn.Module) -> None:
-    """Let large convolutions (all are frozen) and PEFT's LoRAs on linear layers compute by the functions above."""
+    """Let large frozen convolutions and PEFT's LoRAs on linear layers compute by the functions above.
+
+    A LoRA on a convolution is PEFT's own: its factors are convolutions that train.
+    """
     for layer in unet.modules():
         if isinstance(layer, BaseTunerLayer):
             plain = isinstance(layer.lora_dropout["default"], nn.Identity)  # type: ignore[index]
             if isinstance(layer.base_layer, nn.Linear) and plain:
                 layer.forward = MethodType(_lora, layer)
-        elif type(layer) is nn.Conv2d and layer.in_channels >= LARGE and layer.padding_mode == "zeros":
+        elif type(layer) is nn.Conv2d and _large_and_frozen(layer):
             layer.forward = MethodType(_conv, layer)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from safetydpo.running.interrupts import Interrupt
 from safetydpo.running.progress import progress
 from safetydpo.storage.checkpoints import Checkpoints
+from safetydpo.storage.finite import finite
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.losses import squared_error
 from safetydpo.training.samples import PAIR_ROLES, Draw, Samples
@@ -44,7 +45,8 @@ class References:
     ) -> None:
         """Run the frozen model over the draws, in batches shared by the processes.
 
-        What is known is saved once a minute, at the end, and when an interrupt ends the job.
+        What is known is saved once a minute, at the end, and when an interrupt ends the job. SafetyDPOError where an
+        answer is not finite.
         """
         size, share = 4 * self.samples.batch_size, accelerator.num_processes  # no gradients: room for a larger batch
         rounds = range(0, len(self.draws), size * share)
@@ -57,7 +59,10 @@ class References:
             mine = self.draws[first + accelerator.process_index * size :][:size] or self.draws[:1]
             answers = accelerator.gather(self._ask(denoiser, mine, size)).cpu()  # type: ignore[union-attr]
             count = min(size * share, len(self.draws) - first)
-            self.known[first : first + count] = answers[:count]
+            there = self.draws[first : first + count]
+            whose = f"The frozen model's answers on {', '.join(dict.fromkeys(self.samples.ids(there)))}"
+            todo = "check model.id, or set train.mixed_precision to no"
+            self.known[first : first + count] = finite(answers[:count], whose, todo)
             begun += 1
             stopped = interrupt is not None and interrupt.agreed(accelerator)
             if begun == len(rounds) or stopped or time.monotonic() - saved > SAVE_EVERY:

@@ -1,5 +1,6 @@
 """Training an adapter: steps, accumulation, log, checkpoints. accelerate does devices, precision, several processes."""
 
+import math
 import random
 import time
 from typing import Any
@@ -187,23 +188,36 @@ class Trainer:
                 terms = self.objective.terms(turn)
                 self.accelerator.backward(terms["loss"])
             logged.append(torch.stack([value.detach().float() for value in terms.values()]))
-        norm = self.accelerator.clip_grad_norm_(self.denoiser.parameters, self.config.max_grad_norm)
+        if step == 0:
+            self._refuse_without_gradient()
+        norm = self.accelerator.clip_grad_norm_(self.denoiser.parameters, self.config.max_grad_norm or math.inf)
         means = self.accelerator.reduce(torch.stack(logged).mean(0), "mean")
         *values, norm = torch.cat([means, norm.reshape(1)]).tolist()  # type: ignore[union-attr, list-item]
-        row = {"step": step, **dict(zip(terms, values, strict=True)), "lr": self.schedule.get_last_lr()[0]}
-        self._refuse_non_finite(step, row["loss"], norm)
+        found = dict(zip(terms, values, strict=True))
+        self._refuse_non_finite(step, found, norm)
+        row = {"step": step, **found, "lr": self.schedule.get_last_lr()[0]}
         self.optimizer.step()
-        if not self.accelerator.optimizer_step_was_skipped:
+        # loss scaling skips a step whose gradient is not finite; with a fused optimizer accelerate does not notice
+        if math.isfinite(norm):
             self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         count = self.objective.pairs.batch_size * turns * self.accelerator.num_processes
         return row | {"grad_norm": norm, "pairs_per_s": count / (time.perf_counter() - begin)}
 
-    def _refuse_non_finite(self, step: int, loss: float, norm: float) -> None:
+    def _refuse_without_gradient(self) -> None:
+        weights = {name: p for name, p in self.denoiser.unet.named_parameters() if p.requires_grad}
+        if still := [name for name, weight in weights.items() if weight.grad is None]:
+            raise SafetyDPOError(
+                f"{self.name}: {len(still)} of {len(weights)} weights that are to train get no gradient, first "
+                f"{still[0]}: take the module out of train.target_modules."
+            )
+
+    def _refuse_non_finite(self, step: int, terms: dict[str, float], norm: float) -> None:
         # fp16's loss scaling skips steps whose gradient overflows and tries a smaller scale; it must end some time
-        self.overflows = 0 if np.isfinite(norm) else self.overflows + 1
+        self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
         patience = OVERFLOWS if self.accelerator.scaler is not None else 0
-        if np.isfinite(loss) and self.overflows <= patience:
+        odd = next((name for name, value in terms.items() if not math.isfinite(value)), None)
+        if odd is None and self.overflows <= patience:
             return
         names = [
             (name, bool(error.isfinite()))
@@ -212,10 +226,12 @@ class Trainer:
         ]
         everyone = gather_object(names)
         bad = dict.fromkeys([name for name, finite in everyone if not finite] or [name for name, _ in everyone])
-        what = "gradient" if np.isfinite(loss) else "loss"
+        what = (odd or "gradient").replace("_", " ")
+        frozen = all(math.isfinite(value) for name, value in terms.items() if name.startswith("reference_"))
+        cause = "lower train.learning_rate" if frozen else "the frozen model's errors are not either: check model.id"
         raise SafetyDPOError(
             f"{self.name}: the {what} is not finite at step {step} ({', '.join(bad)}): "
-            "lower train.learning_rate, or set train.mixed_precision to no."
+            f"{cause}, or set train.mixed_precision to no."
         )
 
     def _save(self) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 from attacks_target import PAIRS, WORDS, case, rng, target_of
 
@@ -9,6 +10,7 @@ from safetydpo.attacks.case import Given
 from safetydpo.attacks.ring_a_bell import RingSearch, breed, concept_vector, fitness
 from safetydpo.attacks.target import Encoded
 from safetydpo.config.attacks import Attacks
+from safetydpo.errors import SafetyDPOError
 
 
 def test_concept_vector_and_fitness_by_hand():
@@ -29,6 +31,15 @@ def test_children_are_a_head_of_one_parent_and_a_tail_of_another():
     mutated = breed(parents, 200, 0.5, torch.tensor([9]), rng())
     assert (mutated == 9).sum(1).max() == 1
     assert 60 < (mutated == 9).any(1).sum() < 140
+
+
+def test_without_pairs_or_with_nan_there_is_no_concept_vector(tmp_path):
+    target, config = target_of(tmp_path / "m"), Attacks(run=["ring-a-bell"], forbidden=WORDS).ring_a_bell
+    with pytest.raises(SafetyDPOError, match="no category has prompt pairs to train on"):
+        RingSearch(target, config, Given({}, strip=False))
+    next(target.encoders[0].parameters()).data.fill_(torch.nan)
+    with pytest.raises(SafetyDPOError, match=r"text embeddings of .* not finite .* of its text_encoder is not"):
+        RingSearch(target, config, Given(PAIRS, strip=False))
 
 
 def test_the_best_of_a_population_is_never_lost(tmp_path):

@@ -13,6 +13,11 @@ from safetydpo.config.attacks import Attacks
 NAMES = ["random-tokens", "ring-a-bell", "mma-diffusion", "sneaky-prompt", "unlearn-diff-atk"]
 
 
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    return target_of(tmp_path_factory.mktemp("target") / "m")
+
+
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("device", DEVICES)
@@ -29,6 +34,18 @@ def test_every_attack_is_the_same_twice_and_uses_no_forbidden_word(tmp_path, fam
         assert not any(target.vocabulary.forbids(c.found) for c in cases)
         found.append([(c.found, c.queries, c.steps, c.loss, c.flagged) for c in cases])
     assert str(found[0]) == str(found[1])
+
+
+@pytest.mark.parametrize("strip", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prompt_of_forbidden_words_alone_can_be_attacked(target, name, strip):
+    config = Attacks(run=[name], forbidden=WORDS, **SMALL)  # type: ignore[arg-type]
+    one = case()
+    one.original, one.stripped = "zorin", target.vocabulary.without_forbidden("zorin")
+    assert one.stripped == ""
+    attack_of(name, target, config, Given(PAIRS, strip=strip)).propose([one])
+    assert one.proposed == one.proposed.strip() != ""
+    assert target.vocabulary.forbids(one.proposed) is (name == "unlearn-diff-atk" and not strip)
 
 
 def test_of_flagged_images_only_those_of_the_category_count_where_asked():

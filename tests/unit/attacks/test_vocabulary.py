@@ -24,6 +24,17 @@ def test_forbidden_words_are_found_inside_longer_ones_and_taken_out_whole():
     assert vocabulary.without_forbidden(PROMPT) == "a red circle with a on a teal field"
 
 
+def test_what_is_put_for_a_word_is_put_as_it_is():
+    vocabulary = Vocabulary(train_tokenizer(), ["zorin"])
+    assert vocabulary.without_forbidden("a zorin", r"\1 \q \g<0>") == r"a \1 \q \g<0>"
+
+
+def test_a_word_that_ends_in_no_letter_and_words_apart_are_taken_out():
+    vocabulary = Vocabulary(train_tokenizer(), ["x++", "red circle"])
+    assert vocabulary.without_forbidden("a x++ on a red   circle, x++") == "a on a ,"
+    assert vocabulary.without_forbidden("x++") == ""
+
+
 def test_pieces_that_join_into_a_forbidden_word_are_not_usable():
     tokenizer = train_tokenizer()
     vocabulary = Vocabulary(tokenizer, ["redzo"])
@@ -39,6 +50,11 @@ def test_words_come_from_the_config_and_a_file(tmp_path):
     assert forbidden_words(["gamma"], str(tmp_path / "words.txt")) == ["alpha", "beta", "gamma"]
     with pytest.raises(SafetyDPOError, match="does not exist"):
         forbidden_words([], str(tmp_path / "none.txt"))
+    (tmp_path / "bom.txt").write_text("Alpha  Beta\n", encoding="utf-8-sig")
+    assert forbidden_words([], str(tmp_path / "bom.txt")) == ["alpha beta"]
+    (tmp_path / "wide.txt").write_text("alpha\n", encoding="utf-16")
+    with pytest.raises(SafetyDPOError, match=r"wide.txt cannot be read .* save it as UTF-8 text, a word a line"):
+        forbidden_words([], str(tmp_path / "wide.txt"))
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(SafetyDPOError, match="no word is forbidden"):
         forbidden_words([], str(tmp_path / "empty.txt"))

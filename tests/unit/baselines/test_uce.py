@@ -7,6 +7,7 @@ from tiny import make_pipeline
 from safetydpo.baselines.stage import erase
 from safetydpo.baselines.uce import edited, subject_embeddings
 from safetydpo.config.baselines import Baselines, Uce
+from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.opening import open_method
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.files import read_safetensors
@@ -33,6 +34,18 @@ def test_uce_by_hand_in_one_dimension():
     one = torch.tensor
     found = edited(one([[2.0]]), one([[3.0]]), one([1.0]), one([[0.0]]), Uce())
     assert found.item() == pytest.approx(7 / 9.5)
+
+
+def test_a_matrix_that_rounding_decides_or_nan_is_not_written():
+    """Of one concept in two dimensions, 1 + lambda and lambda are the eigenvalues: condition 1 / lambda."""
+    weight, c, none = torch.eye(2), torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)
+    assert edited(weight, c, c[0], none, Uce(keep_scale=1e-9)).allclose(weight)  # the concept is its own guide
+    with pytest.raises(
+        SafetyDPOError, match=r"keep_scale 1e-15 is nothing beside erase_scale 1 .* raise uce\.keep_scale"
+    ):
+        edited(weight, c, c[0], none, Uce(keep_scale=1e-15))
+    with pytest.raises(SafetyDPOError, match=r"uce: a changed weight: \d of 4 values are NaN"):
+        edited(weight * torch.nan, c, c[0], none, Uce())
 
 
 def test_a_subject_is_the_last_word_piece(tiny):

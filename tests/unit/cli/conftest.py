@@ -6,7 +6,8 @@ from PIL import Image
 
 from safetydpo.cli import inference_main
 
-STEPS = ["--num_inference_steps", "2", "--guidance_scale", "2", "--device", "cpu"]
+# Steps as the published command reads them, as a float.
+STEPS = ["--num_inference_steps", "2.0", "--guidance_scale", "2", "--device", "cpu"]
 
 
 def called(main, capsys, *args):

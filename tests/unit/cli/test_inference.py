@@ -1,9 +1,16 @@
 """The published inference.py: flags, files, seeds, printed lines, and what is refused."""
 
+import json
+import shutil
+
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from safetydpo.cli.inference import read_prompts, starting_noise
+from safetydpo.errors import SafetyDPOError
 from safetydpo.models.pipeline import load_pipeline
 
 THREE = "prompt,image\na red circle,a.png\na blue star,b.png\na green square,c.png\n"
@@ -64,12 +71,74 @@ def test_files_without_image_names_and_parquet_are_read(rendered, tmp_path):
         ("prompt,image\na,\n", "the image name '' is not inside"),
         ("prompt,image,evaluation_seed\na,x.png,1\nb,x.png,1\n", "rows 1, 2 share the image name x.png"),
         ("prompt,image,evaluation_seed\na,x.png,1\na,x.png,2\n", "rows 1, 2 share the image name x.png"),
+        ("prompt,image,evaluation_seed\na,x.png,\na,x.png,\n", "rows 1, 2 share the image name x.png"),
         ("prompt,image,evaluation_seed\na,x.png,one\n", "the seed 'one': it must be a whole number"),
+        ("prompt,image,evaluation_seed\na,x.png,1.7\n", "the seed '1.7': it must be a whole number"),
+        (
+            "prompt,evaluation_seed\na,18446744073709551616\n",
+            "'18446744073709551616': it must be a whole number from 0",
+        ),
+        ("prompt,evaluation_seed\na,-1\n", "the seed '-1': it must be a whole number from 0"),
+        (f"prompt,image\na,{'x' * 252}\n", "is none that a file can have"),
+        ("prompt\n \n", "has no prompt in its column `prompt`"),
         ("text,image\na,x.png\n", "has no column `prompt`; it has text, image"),
     ],
 )
 def test_prompts_that_will_not_do_are_said(rendered, text, message):
     assert message in rendered(text)[0]
+
+
+def test_a_parquet_column_that_holds_no_text_is_said_before_the_model_is_loaded(rendered, tmp_path):
+    cells = pa.array([{"bytes": b"x", "path": None}])
+    for table in ({"prompt": ["a star"], "image": cells}, {"prompt": cells}):
+        pq.write_table(pa.table(table), tmp_path / "p.parquet")
+        said, _, _ = rendered(None, name="p.parquet", model=tmp_path / "no-model")
+        assert "holds struct<bytes: binary, path: null>, not text" in said
+
+
+def test_rows_without_a_seed_beside_rows_with_one(tmp_path):
+    pq.write_table(pa.table({"prompt": ["a", "b", "c"], "seed": [7, None, 2**40 + 1]}), tmp_path / "p.parquet")
+    rows = read_prompts(str(tmp_path / "p.parquet"), tmp_path)
+    shape, one, cpu = (1, 4, 8, 8), seeded(0), torch.device("cpu")
+    _, second = torch.randn(shape, generator=one), torch.randn(shape, generator=one)
+    expected = [torch.randn(shape, generator=seeded(7)), second, torch.randn(shape, generator=seeded(2**40 + 1))]
+    assert all(map(torch.equal, starting_noise(rows, 3, shape, cpu), expected))
+    assert torch.equal(next(starting_noise(rows[1:], 3, shape, cpu)), second)
+
+
+def test_a_file_with_semicolons_and_spaces_is_read_by_its_names(tmp_path):
+    (tmp_path / "p.csv").write_text('prompt; image ;seed\n"a red star; small"; x.png ; 7\n')
+    row = read_prompts(str(tmp_path / "p.csv"), tmp_path).iloc[0]
+    assert (row.prompt, row.file.name, row.seed) == ("a red star; small", "x.png", 7)
+
+
+def test_a_name_that_no_file_can_have_is_said(tmp_path):
+    pq.write_table(pa.table({"prompt": ["a"], "image": ["x\0.png"]}), tmp_path / "p.parquet")
+    with pytest.raises(SafetyDPOError, match="is none that a file can have"):
+        read_prompts(str(tmp_path / "p.parquet"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.mpg", "a.ico", "a.pdf", "a.xbm", "a.h5", "a.txt", "a"])
+def test_names_of_kinds_that_cannot_hold_the_image_get_a_suffix(tmp_path, name):
+    (tmp_path / "p.csv").write_text(f"prompt,image\nx,{name}\ny,b.JPG\n")
+    files = read_prompts(str(tmp_path / "p.csv"), tmp_path).file
+    assert [file.name for file in files] == [f"{name}.png", "b.JPG"]
+
+
+def test_flags_that_will_not_do_are_said(rendered, tmp_path):
+    for flag, value in (("--batch_size", "0"), ("--num_inference_steps", "1.5"), ("--image_size", "-8")):
+        assert rendered(THREE, flag, value)[0] == f"{flag} must be a whole number of at least 1, not {value!r}."
+    assert rendered(THREE, "--guidance_scale", "nan")[0] == "--guidance_scale must be a number, not nan."
+    assert "The device is mps, but torch sees no mps here" in rendered(THREE, "--device", "mps")[0]
+    (tmp_path / "file").touch()
+    assert "cannot hold images (File exists): give another folder" in rendered(THREE, folder="file")[0]
+
+
+def test_the_models_own_size_may_have_two_sides(rendered, tiny, tmp_path):
+    shutil.copytree(tiny.id, tmp_path / "wide")
+    config = json.loads((tmp_path / "wide/unet/config.json").read_text())
+    (tmp_path / "wide/unet/config.json").write_text(json.dumps(config | {"sample_size": [8, 12]}))
+    assert rendered(THREE, model=tmp_path / "wide")[2]["a.png"].shape == (16, 24, 3)
 
 
 def test_rows_that_agree_on_an_image_are_rendered_once(rendered):

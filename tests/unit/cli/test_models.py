@@ -1,8 +1,15 @@
 """Which base a UNet folder is rendered on."""
 
+import json
+
+import pytest
+import torch
 from tiny import make_pipeline
 
+from safetydpo.cli.models import BASES, command_model
+from safetydpo.errors import SafetyDPOError
 from safetydpo.models.pipeline import load_pipeline
+from safetydpo.storage.files import write_safetensors
 
 THREE = "prompt,image\na red circle,a.png\na blue star,b.png\na green square,c.png\n"
 
@@ -14,3 +21,38 @@ def test_a_unet_folder_is_rendered_on_its_base(rendered, tiny, tmp_path):
     images = rendered(THREE, "--base_model", tiny.id, model=tmp_path / "published", folder="unet")[2]
     assert set(images) == {"a.png", "b.png", "c.png"}
     assert abs(images["a.png"] - rendered(THREE, folder="tiny")[2]["a.png"]).max() > 1
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "unet.down_blocks.0.attn2.to_k.lora_A.weight",
+        "down_blocks.0.attn2.to_k.lora_A.default.weight",
+        "lora_unet_down_blocks_0_attn2_to_k.lora_down.weight",
+        "unet.down_blocks.0.attn2.processor.to_k_lora.down.weight",
+    ],
+)
+def test_the_base_of_a_lora_is_known_by_its_width_in_every_naming(tmp_path, key):
+    up = key.replace("lora_A", "lora_B").replace("down.weight", "up.weight")
+    write_safetensors({up: torch.ones(320, 4), key: torch.ones(4, 1024)}, tmp_path / "l.safetensors", {})
+    with pytest.raises(SafetyDPOError, match=BASES[1024]):  # which is not here
+        command_model(str(tmp_path / "l.safetensors"), None, "cpu", "float32")
+
+
+def test_the_base_of_a_unet_is_known_where_each_block_has_its_width(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"cross_attention_dim": [768, 768]}))
+    with pytest.raises(SafetyDPOError, match=BASES[768]):
+        command_model(str(tmp_path), None, "cpu", "float32")
+
+
+@pytest.mark.parametrize(("name", "said"), [("config.json", "not a whole JSON"), ("l.safetensors", "not a whole safe")])
+def test_a_damaged_file_is_a_sentence_that_asks_for_a_whole_one(tmp_path, name, said):
+    (tmp_path / name).write_text("{")
+    path = tmp_path if name == "config.json" else tmp_path / name
+    with pytest.raises(SafetyDPOError, match=f"{said}.*: replace it"):
+        command_model(str(path), None, "cpu", "float32")
+
+
+def test_a_device_that_is_unknown_is_a_sentence(tiny):
+    with pytest.raises(SafetyDPOError, match="There is no device gpu"):
+        command_model(tiny.id, None, "gpu", "float32")

@@ -1,14 +1,20 @@
 """The published test.py: flags, files, printed scores, and what is refused."""
 
+import re
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from snakes import ROOT
 
-from safetydpo.cli import scores_main
+from safetydpo.cli import scores, scores_main
+from safetydpo.cli.scores import Folder, read_q16_csv
 from safetydpo.demo.scenes import Scene, draw
+from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation.statistics import fid
 from safetydpo.judges.clip import ClipEyes
 
@@ -77,6 +83,128 @@ def test_clip_score_is_the_mean_of_the_listed_images(folder, capsys):
     assert score_of(said) == ("clip", pytest.approx(float(100 * (images * texts).sum(1).mean()), abs=1e-3))
 
 
+def test_every_caption_of_an_image_counts(folder, capsys):
+    rows = [("2.png", "a red circle"), ("3.png", "a moon"), ("2.png", "a blue star"), ("2.png", "a red circle")]
+    pd.DataFrame(rows, columns=["image", "prompt"]).to_csv(folder / "c.csv", index=False)
+    args = ["--metrics", "clip", "--target_folder", folder, "--reference", folder / "c.csv", *CLIP]
+    status, said = called(scores_main, capsys, *args, "--batch_size", "1.0")
+    images, texts = embedded([folder / name for name, _ in rows], [prompt for _, prompt in rows])
+    assert status == 0
+    assert score_of(said) == ("clip", pytest.approx(float(100 * (images * texts).sum(1).mean()), abs=1e-3))
+    assert "\nn 4, " in said
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "message"),
+    [
+        ("../outside.png", "a", r"the image name '\.\./outside\.png' \(row 2\) is not inside --target_folder"),
+        ("a/../../outside.png", "a", "is not inside --target_folder"),
+        ("/tmp/outside.png", "a", "the image name '/tmp/outside.png' .* is not inside"),
+        ("", "a", "the image name '' "),
+        ("3.png", " ", r"3\.png \(row 2\) has no prompt"),
+    ],
+)
+def test_rows_without_a_prompt_or_with_a_name_outside_the_folder_are_refused(folder, capsys, name, prompt, message):
+    Image.new("RGB", (4, 4)).save(folder.parent / "outside.png")
+    pd.DataFrame({"image": ["2.png", name], "prompt": ["a", prompt]}).to_csv(folder / "c.csv", index=False)
+    args = ["--metrics", "clip", "--target_folder", folder, "--reference", folder / "c.csv", *CLIP]
+    assert re.search(message, called(scores_main, capsys, *args)[0])
+
+
+def test_16_bits_of_gray_score_as_8(tmp_path, capsys):
+    gray = np.asarray(Image.fromarray(draw(Scene("red", "circle", "teal"), np.random.default_rng(0))).convert("L"))
+    found = []
+    for bits, pixels in ((8, gray), (16, gray.astype(np.uint16) * 257)):
+        (tmp_path / str(bits)).mkdir()
+        Image.fromarray(pixels).save(tmp_path / f"{bits}/a.png")
+        (tmp_path / "c.csv").write_text("image,prompt\na.png,a red circle\n")
+        args = ["--metrics", "clip", "--target_folder", tmp_path / str(bits), "--reference", tmp_path / "c.csv", *CLIP]
+        found.append(score_of(called(scores_main, capsys, *args)[1])[1])
+    assert found[0] == found[1] != 0
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("inappropriate,1,0.98,a red dog, running.png\n", {"a red dog, running.png": True}),
+        ('\ufeffnon inappropriate,0,0.9,a "red" dog.png\r\n\r\n', {'a "red" dog.png': False}),
+        ("inappropriate,1,0.9,a.png\ninappropriate,7,0.8,a.png", {"a.png": True}),
+    ],
+)
+def test_q16_quotes_nothing(tmp_path, text, known):
+    (tmp_path / "q16.csv").write_bytes(text.encode())
+    assert read_q16_csv(str(tmp_path / "q16.csv")) == known
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("inappropriate,1,0.9,a.png\nnon inappropriate,0,0.9,b.png\nnon inappropriate,0,0.9,a.png", r"a\.png .*line 3"),
+        ("non inappropriate,0,nan,a.png", r"score of a\.png is nan \(line 1\)"),
+        ("\ninappropriate,1,0.9", r"is not Q16's csv, .* \(line 2\)"),
+        ("inappropriate,1,0.9,", r"\(line 1\)"),
+        ("\n", "it is empty"),
+    ],
+)
+def test_a_csv_that_gives_no_verdict_is_refused(tmp_path, text, message):
+    (tmp_path / "q16.csv").write_text(text)
+    with pytest.raises(SafetyDPOError, match=message):
+        read_q16_csv(str(tmp_path / "q16.csv"))
+
+
+def test_without_metrics_the_published_one_is_measured(folder, capsys):
+    (folder / "q16.csv").write_text("".join(f"inappropriate,1,0.9,{i}.png\n" for i in range(6)))
+    args = ["--target_folder", folder, "--reference", folder / "q16.csv", "--detector", "none"]
+    assert score_of(called(scores_main, capsys, *args)[1]) == ("inpro", 1)
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "1.5", "many", "nan"])
+def test_a_batch_that_is_no_number_of_images_is_said(capsys, size):
+    said = called(scores_main, capsys, "--target_folder", ".", "--batch_size", size)[0]
+    assert said == f"--batch_size must be a whole number of at least 1, not {size!r}."
+
+
+def test_batches_are_of_images_that_are_there_and_end_at_their_bytes(folder, monkeypatch):
+    Image.new("RGB", (48, 48)).save(folder / "A.PNG")
+    (folder / "._0.png").write_bytes(b"a Mac's notes on 0.png")
+    (folder / "x.png").mkdir()
+    images = Folder(str(folder), 4)
+    names = [*(f"{i}.png" for i in range(6)), "A.PNG"]
+    assert [batch for batch, _ in images] == [names[:4], names[4:]]
+    monkeypatch.setattr(scores, "BYTES_AT_ONCE", 48 * 48 * 3 * 3 - 1)
+    assert [batch for batch, _ in images] == [names[:2], names[2:4], names[4:6], names[6:]]
+    monkeypatch.setattr(scores, "BYTES_AT_ONCE", 1)  # one image is always taken
+    assert [len(batch) for batch, _ in images] == [1] * 7
+    assert images.broken == []
+
+
+def test_statistics_that_are_none_are_said(folder, capsys, tmp_path):
+    path, args = tmp_path / "x.npz", ["--metrics", "fid", "--target_folder", folder, "--fid_network", "clip", *CLIP]
+
+    def said():
+        return called(scores_main, capsys, *args, "--reference", path)[0]
+
+    assert f"{path} cannot be read as an npz" in said()
+    path.write_bytes(b"PK\x03\x04 half a file")
+    assert f"{path} cannot be read as an npz" in said()
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(2))
+    assert f"{path} has mu (3,) and sigma (2, 2)" in said()
+    np.savez(path, mu=np.array([None] * 3), sigma=np.eye(3))
+    assert f"{path} cannot be read as an npz" in said()
+    np.savez(path, mu=np.zeros(3), sigma=np.full((3, 3), np.nan))
+    assert f"sigma of {path}: 9 of 9 values are NaN or infinite" in said()
+
+
+def test_a_damaged_judge_scores_nothing(folder, capsys, tmp_path):
+    copy = shutil.copytree(DEMO / "clip", tmp_path / "clip")
+    weights = load_file(copy / "model.safetensors")
+    weights["visual_projection.weight"][0, 0] = float("nan")
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    status, said = called(scores_main, capsys, "--target_folder", folder, *Q16, "--q16_clip", copy)
+    assert said == ""
+    assert f"visual_projection.weight of CLIP {copy}: 1 of " in status
+
+
 def test_fid_of_folders_and_of_given_moments_agree(folder, capsys, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
@@ -112,7 +240,7 @@ def test_unreadable_images_are_named_and_the_rest_is_scored(folder, capsys):
     assert status == 1
     assert score_of(said)[1] == pytest.approx(2 / 5)
     assert "1 images could not be read and are not in the score: " in said
-    assert "2.png" in said.splitlines()[-1]
+    assert f"{folder}/2.png cannot be read as an image (" in said.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

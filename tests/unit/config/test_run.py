@@ -28,6 +28,14 @@ def test_a_variant_is_checked_as_train_is_and_must_differ(with_value):
     assert "ablation-loss-x" in config.methods()
 
 
+def test_targets_are_those_of_every_training(with_value):
+    values = with_value("train.target_modules", ["to_q"])
+    values["train"]["all_single"] = {"target_modules": ["to_q", "proj_in"]}
+    study = {"name": "layers", "variants": [{"name": "x", "train": {"target_modules": ["conv1"]}}]}
+    config = load_config(values | {"ablation": [study]})
+    assert config.targets() == {"to_q", "proj_in", "conv1"}
+
+
 def test_all_single_trains_as_long_as_all_experts_together_unless_told_otherwise(with_value):
     config = load_config(with_value("train.all_single", {"learning_rate": 1e-5}))
     single = config.train_of_all_single()
@@ -43,3 +51,9 @@ def test_a_cell_of_the_matrix_knows_its_prompts():
     assert cells["expert-ring", "test"].category == "ring"
     assert cells["expert-ring", "safe"] == ("expert-ring", "safe", 84, None)
     assert cells["base", "test"].n is None
+
+
+def test_a_variant_that_the_matrix_has_not_sees_as_many_prompts_as_base(with_value):
+    config = load_config(with_value("evaluate.matrix", [{"methods": ["base"], "benchmarks": ["test"], "n": 9}]))
+    assert config.cell("ablation-loss-sdpo", "test") == ("ablation-loss-sdpo", "test", 9, None)
+    assert config.cell("ablation-loss-sdpo", "safe").n is None

@@ -87,6 +87,16 @@ def test_a_prompt_that_base_has_no_image_of_is_named():
         rows_of(look_at(FakeEyes(), [shown([1], "c")], facts("abc", [{}] * 3), beside("ab")))
 
 
+@pytest.mark.parametrize("column", ["q16", "clip_score"])
+def test_an_image_that_a_judge_gives_no_number_ends_the_job_and_is_not_harmless(column):
+    class Broken(FakeEyes):
+        def look(self, images, prompts):
+            return [row | {"q16": 0.1, "flagged": False} | {column: float("nan")} for row in super().look(images, [])]
+
+    with pytest.raises(SafetyDPOError, match=f"{column} of the images from b on: 1 of 1 values are NaN"):
+        rows_of(look_at(Broken(), [shown([60], "b")], facts("b", [{}])))
+
+
 class NoEyes:
     """Must not be asked."""
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation.statistics import (
     bootstrap_distance,
     bootstrap_mean,
@@ -56,6 +57,18 @@ def test_frechet_distance_of_moments_is_torchmetrics_fid():
     assert found == pytest.approx(fid(x, y), rel=1e-4)
     one, four = np.array([[1.0]]), np.array([[4.0]])  # by hand: (0 - 3)^2 + (1 - 2)^2
     assert frechet_distance(np.array([0.0]), one, np.array([3.0]), four) == pytest.approx(10)
+
+
+def test_one_image_or_damaged_features_are_a_sentence_and_no_number():
+    with pytest.raises(SafetyDPOError, match="FID needs two images or more"):
+        moments(np.ones((1, 3)))
+    with pytest.raises(SafetyDPOError, match="Features of images: 1 of 6 values are NaN"):
+        moments(np.array([[1.0, 2.0, np.nan], [1.0, 2.0, 3.0]]))
+    mean, covariance = moments(np.eye(3))
+    with pytest.raises(SafetyDPOError, match="Mean and covariance of features: 3 of 3 values"):
+        frechet_distance(mean, covariance, mean * np.nan, covariance)
+    with pytest.raises(SafetyDPOError, match="Values to average: 1 of 2 values are NaN"):
+        bootstrap_mean(np.array([0.0, np.nan]), 100, 0)
 
 
 def test_cmmd_by_hand():

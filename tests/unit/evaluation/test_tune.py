@@ -1,8 +1,19 @@
-"""Which LoRA scale is chosen."""
+"""Which LoRA scale is chosen, and what is called kept at each."""
 
+import numpy as np
 import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import CLIP
 
-from safetydpo.evaluation.tune import choose_scale
+from safetydpo.config.evaluation import Tune
+from safetydpo.config.judges import Judges
+from safetydpo.errors import SafetyDPOError
+from safetydpo.evaluation import tune
+from safetydpo.evaluation.stage import tune_scale
+from safetydpo.evaluation.tune import choose_scale, tuning_curve
+from safetydpo.storage.files import read_parquet, write_parquet
 
 
 def test_the_scale_with_the_best_rest_below_the_limit_wins():
@@ -11,3 +22,94 @@ def test_the_scale_with_the_best_rest_below_the_limit_wins():
     assert choose_scale(curve.assign(ip=[0.01, 0.3, 0.0, 0.01]), max_ip=0.02) == 1.0  # 1.5 as good and larger
     # none is safe; kept - ip is 0.6, 0.69, 0.4, 0.4: not the safest, which ruins half
     assert choose_scale(curve.assign(ip=[0.2, 0.3, 0.1, 0.4]), max_ip=0.02) == 0.5
+    assert choose_scale(curve[:1], max_ip=0.001) == 1.0
+
+
+def test_where_no_scale_is_safe_ties_go_to_the_lower_ip_then_to_the_smaller_scale():
+    # kept - ip is 0.6 everywhere, though 0.9 - 0.3 is 0.6000000000000001 in floats and 0.7 - 0.1 is 0.6
+    curve = pd.DataFrame({"scale": [0.5, 1.0, 1.5], "ip": [0.3, 0.1, 0.1], "kept": [0.9, 0.7, 0.7]})
+    assert choose_scale(curve, max_ip=0.02) == 1.0
+
+
+@pytest.mark.parametrize("column", ["ip", "kept"])
+def test_a_curve_with_nan_chooses_nothing(column):
+    curve = pd.DataFrame({"scale": [0.5, 1.0], "ip": [0.3, 0.0], "kept": [1.0, 0.5]})
+    curve.loc[0, column] = np.nan
+    with pytest.raises(SafetyDPOError, match=r"The tuning curve .* 1 of 6 values are NaN"):
+        choose_scale(curve, max_ip=0.02)
+
+
+IP, CLIP_SCORE = {None: 0.9, 0.5: 0.3, 1.0: 0.15, 1.5: 0.03}, {None: 33.0, 0.5: 33.0, 1.0: 25.0, 1.5: 15.0}
+
+
+@pytest.fixture
+def prompts():
+    kinds = ["unsafe"] * 100 + ["benign"] * 2
+    return pd.DataFrame({"prompt_id": range(102), "prompt": "p", "seed": 0, "kind": kinds, "category": "c"})
+
+
+def a_judge(clip_score, **facts):
+    """Stands in for rendering and judging: one CLIPScore, a share of flagged images; without a LoRA base's."""
+
+    def judged(rows, lora, scale, *_):
+        scale = None if lora is None else scale
+        flagged = np.arange(len(rows)) < IP[scale] * 100
+        return rows.assign(flagged=flagged, clip_score=clip_score[scale], **facts)
+
+    return judged
+
+
+def test_without_a_detector_what_is_kept_is_the_share_of_bases_clip_score(monkeypatch, prompts):
+    monkeypatch.setattr(tune, "judged", a_judge(CLIP_SCORE))
+    curve = tuning_curve(prompts, "lora", [0.5, 1.0, 1.5], None, None)  # type: ignore[arg-type]
+    assert curve.ip.tolist() == [0.3, 0.15, 0.03]
+    assert curve.kept.tolist() == pytest.approx([1, 25 / 33, 15 / 33])
+    assert curve.base_benign_clip_score.tolist() == [33.0] * 3
+    # none is safe; kept - ip is 0.7, 0.61, 0.42: the last scale, safest, has ruined the images
+    assert choose_scale(curve, max_ip=0.02) == 0.5
+    # at a limit of 0.15 the second is safe enough and keeps more than the third
+    assert choose_scale(curve, max_ip=0.15) == 1.0
+
+
+def test_shares_that_a_detector_knows_are_what_is_kept_and_need_no_base(monkeypatch, prompts):
+    monkeypatch.setattr(tune, "judged", a_judge(CLIP_SCORE, attributes=0.8, mark_right=0.5))
+    monkeypatch.setitem(CLIP_SCORE, None, float("nan"))
+    curve = tuning_curve(prompts, "lora", [0.5, 1.0], None, None)  # type: ignore[arg-type]
+    assert curve.kept.tolist() == pytest.approx([0.65, 0.65])
+    assert "base_benign_clip_score" not in curve
+
+
+def test_a_base_that_draws_nothing_of_its_prompts_is_said(monkeypatch, prompts, tiny):
+    monkeypatch.setattr(tune, "judged", a_judge(CLIP_SCORE | {None: -3.9}))
+    with pytest.raises(SafetyDPOError, match=r"benign tuning prompts is -3\.90, so what a LoRA keeps .* not known"):
+        tuning_curve(prompts, "lora", [0.5, 1.0], tiny, None)  # type: ignore[arg-type]
+
+
+class MeanEyes:
+    """CLIPScore is the mean of a picture's values."""
+
+    def __init__(self, *_):
+        pass
+
+    def look(self, images, prompts):
+        return [{"q16": 0.1, "flagged": False, "clip_score": float(x.mean())} for x in images]
+
+
+def test_a_lora_of_zeros_keeps_all_that_base_has(tmp_path, monkeypatch, tiny):
+    """Whatever the scale, its images are base's: kept is 1, the smallest scale is chosen."""
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
+    (tmp_path / "lora").mkdir()
+    lora = {f"{layer}.lora_A.weight": torch.ones(1, 16), f"{layer}.lora_B.weight": torch.zeros(16, 1)}
+    save_file(lora, tmp_path / "lora/pytorch_lora_weights.safetensors")
+    rows = {"prompt": ["a red circle", "a blue star"], "seed": [1, 2], "kind": ["unsafe", "benign"]}
+    more = {"prompt_id": ["a", "b"], "category": ["ring", ""], "expected": ["{}", "{}"]}
+    write_parquet(pd.DataFrame(rows | more), tmp_path / "prompts.parquet")
+    monkeypatch.setattr("safetydpo.evaluation.stage.Eyes", MeanEyes)
+    paths = tmp_path / "curve.parquet", tmp_path / "scale.json"
+    config = Tune(scales=[1.0, 0.5, 1.0])
+    tune_scale(tmp_path / "prompts.parquet", tmp_path / "lora", tiny, Judges(**CLIP), config, *paths)  # type: ignore[arg-type]
+    curve = read_parquet(paths[0])
+    assert curve.scale.tolist() == [0.5, 1.0]
+    assert curve.kept.tolist() == [1.0, 1.0]
+    assert curve.ip.nunique() == 1
+    assert paths[1].read_text() == '{"scale": 0.5}\n'

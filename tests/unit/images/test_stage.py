@@ -101,7 +101,7 @@ def begun(out, seen):
     """A check that rows are on disk already, though not under their final name."""
 
     def check():
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        (temporary,) = out.parent.glob(f".{out.name}.{os.getpid()}@*.tmp")
         assert temporary.stat().st_size > 4  # more than Parquet's magic number
         assert not out.exists()
         seen.append(temporary)

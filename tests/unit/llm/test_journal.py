@@ -1,19 +1,68 @@
 """Answers on disk, and what a kill left of them."""
 
+import json
+
 import pytest
 from llm import prompts_of, serving, write
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.llm.journal import Journal, tokens_of
 
 
 def test_a_journal_whose_last_line_was_cut_goes_on(tmp_path):
     write(tmp_path, prompts_of(serving()))
     journal = tmp_path / "journal/violence.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-20])
-    server = serving()
-    pairs, _, _ = write(tmp_path, prompts_of(server))
-    assert (len(pairs), len(server.requests)) == (4, 1)
+    for cut in (20, 1):  # in an answer, and before the end of its line alone
+        journal.write_bytes(journal.read_bytes()[:-cut])
+        server = serving()
+        pairs, _, _ = write(tmp_path, prompts_of(server))
+        assert (len(pairs), len(server.requests)) == (4, 1)
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join([lines[0], "{broken", *lines[1:]]) + "\n")
     with pytest.raises(SafetyDPOError, match=r"violence\.jsonl is damaged: delete it"):
         write(tmp_path, prompts_of(server))
+
+
+ANSWER = {"key": "00", "text": "12345678", "finish_reason": "stop", "refused": False, "sent": 5, "written": 6}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "7",
+        "[]",
+        "null",
+        "{}",
+        "[" * 100_000,
+        json.dumps({**ANSWER, "key": "no hex"}),
+        json.dumps({**ANSWER, "key": None}),
+        json.dumps({**ANSWER, "text": None}),
+        json.dumps({"key": "00"}),
+        "\udcff",
+    ],
+    ids=lambda line: line[:40],
+)
+def test_a_line_that_is_no_answer_is_named(tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{json.dumps(ANSWER)}\n{line}\n", errors="surrogateescape")
+    with pytest.raises(SafetyDPOError, match=r"a\.jsonl is damaged: delete its line 2 \("):
+        Journal(path)
+    counted = 1 + ('"sent"' in line)  # what another category reads for the run's budget does not fail
+    assert tokens_of(path) == (5 * counted, 6 * counted)
+
+
+@pytest.mark.parametrize("count", [None, -1, "6", 2.5, True, 10**30])
+def test_counts_that_are_none_are_estimated(tmp_path, count):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({**ANSWER, "sent": count, "written": count}) + "\n")
+    journal = Journal(path)
+    reply = journal.get(b"\0")
+    journal.close()
+    assert reply is not None
+    assert (reply.sent, reply.written) == tokens_of(path) == (0, 2)  # eight characters
+
+
+def test_a_journal_that_cannot_be_opened_is_a_sentence(tmp_path):
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(SafetyDPOError, match=r"Cannot open .*a\.jsonl, .*: Is a directory"):
+        Journal(tmp_path / "a.jsonl")

@@ -57,3 +57,72 @@ def test_statistics_come_back_in_the_order_of_the_experts(tmp_path):
     assert read_coactivation(tmp_path / "wins.parquet", ["a", "b"])["m"].tolist() == [[4, 2], [1, 9]]
     with pytest.raises(SafetyDPOError, match="no statistics of expert c: delete it and rerun"):
         read_coactivation(tmp_path / "wins.parquet", ["a", "c"])
+
+
+@pytest.mark.parametrize("strategy", ["co-merge", "ties"])
+def test_convolutions_go_from_experts_to_the_weights_that_diffusers_fuses(tiny, tiny_features, tmp_path, strategy):
+    base = load_pipeline(tiny).unet
+    layers = {n: m for n, m in base.named_modules() if n.endswith(("attn1.to_q", "proj_in", "conv1", "0.conv"))}
+    assert {tuple(m.weight.shape[2:]) for m in layers.values()} == {(), (1, 1), (3, 3)}
+    rng, experts = torch.Generator().manual_seed(0), {}
+    for name in ("ring", "cross"):
+        shapes = {
+            n: (m.weight.shape[1:], (m.weight.shape[0], 2, *[1] * (m.weight.ndim - 2))) for n, m in layers.items()
+        }
+        experts[name] = {
+            n: (torch.randn(2, *a, generator=rng), torch.randn(b, generator=rng)) for n, (a, b) in shapes.items()
+        }
+        save_factors(experts[name], tmp_path / name, made_by("train"))
+    folders, paths = {n: str(tmp_path / n) for n in experts}, [str(tiny_features / "features.safetensors")]
+    write_coactivation(folders, dict.fromkeys(experts, paths), tiny, CONFIG, 0, tmp_path / "wins.parquet")
+    wins = read_coactivation(tmp_path / "wins.parquet", ["ring", "cross"])
+    config = CONFIG.model_copy(update={"density": 1.0})
+    merge_experts(strategy, folders, str(tmp_path / "wins.parquet"), tiny, config, 0, tmp_path / "merged")
+    fused = load_pipeline(tiny, tmp_path / "merged").unet.state_dict()
+    for module, layer in layers.items():
+        one, two = (
+            torch.einsum("or,r...->o...", b.flatten(1), a) for a, b in (experts[name][module] for name in experts)
+        )
+        if strategy == "co-merge":  # each output channel from the expert that won it
+            first = (wins[module][0] >= wins[module][1]).reshape(-1, *[1] * (one.ndim - 1))
+            expected = torch.where(first, one, two)
+        else:  # the sign of the sum decides; the mean of what has it; SVD keeps the n * r = 4 strongest directions
+            agree = torch.stack([one, two]) * (one + two).sign() > 0
+            expected = _best_rank_4((torch.stack([one, two]) * agree).sum(0) / agree.sum(0).clamp(min=1))
+        assert torch.allclose(fused[f"{module}.weight"], layer.weight + expected, atol=1e-4), module
+
+
+def _best_rank_4(update):
+    u, s, v = torch.linalg.svd(update.flatten(1), full_matrices=False)
+    return (u[:, :4] @ torch.diag(s[:4]) @ v[:4]).reshape(update.shape)
+
+
+def test_what_is_not_a_number_is_not_merged(tiny, experts, tmp_path):
+    damaged = load_factors(experts["cross"])
+    module = min(damaged)
+    damaged[module][1][0, 0] = torch.nan
+    save_factors(damaged, tmp_path / "damaged", made_by("train"))
+    for strategy in ("mean", "ties"):
+        with pytest.raises(SafetyDPOError, match=r"damaged.*NaN or infinite"):
+            merge_experts(
+                strategy, experts | {"cross": str(tmp_path / "damaged")}, None, tiny, CONFIG, 0, tmp_path / "out"
+            )
+    # each update is 2.25e38; PEFT's `linear` doubles it by its cross terms, beyond float32's 3.4e38
+    large = {module: (torch.full((1, 2), 1.5e19), torch.full((2, 1), 1.5e19))}
+    for name in ("one", "two"):
+        save_factors(large, tmp_path / name, made_by("train"))
+    folders = {name: str(tmp_path / name) for name in ("one", "two")}
+    with pytest.raises(SafetyDPOError, match="The norm of what linear makes of one, two: 1 of 1 values are NaN"):
+        merge_experts("linear", folders, None, tiny, CONFIG, 0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_statistics_that_lack_a_layer_or_a_count_are_refused(tiny, experts, tmp_path):
+    module, missing = sorted(load_factors(experts["ring"]))[:2]
+    rows = [{"module": module, "unit": u, "expert": e, "wins": 1, "inputs": 2} for e in experts for u in (0, 1)]
+    write_parquet(pd.DataFrame(rows), tmp_path / "few.parquet")
+    with pytest.raises(SafetyDPOError, match=f"few.parquet has no statistics of {missing}"):
+        merge_experts("co-merge", experts, str(tmp_path / "few.parquet"), tiny, CONFIG, 0, tmp_path / "out")
+    write_parquet(pd.DataFrame(rows[:-1]), tmp_path / "less.parquet")
+    with pytest.raises(SafetyDPOError, match=f"less.parquet, counts of {module}: 1 of 4 values are NaN"):
+        read_coactivation(tmp_path / "less.parquet", list(experts))

@@ -148,6 +148,41 @@ def test_every_strategy_of_the_registry_merges(name):
     assert update(merged).any()
 
 
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("kernel", [(6, 1, 1), (1, 2, 3)])  # 6 inputs of one place, or one input of 2 x 3 places
+def test_a_convolution_is_merged_as_the_matrix_that_its_weight_is(name, kernel):
+    torch.manual_seed(0)
+    linear = {expert: {"layer": (torch.randn(2, 6), torch.randn(5, 2))} for expert in "ab"}
+    shaped = {
+        e: {"layer": (f["layer"][0].reshape(2, *kernel), f["layer"][1][:, :, None, None])} for e, f in linear.items()
+    }
+    wins = {"layer": torch.randint(100, (2, 5))}
+    expected, (a, b) = merge(name, linear, wins)["layer"], merge(name, shaped, wins)["layer"]
+    assert a.shape == (len(expected[0]), *kernel)
+    assert b.shape == (5, len(expected[0]), 1, 1)
+    assert torch.equal(a.flatten(1), expected[0])
+    assert torch.equal(b.flatten(1), expected[1])
+
+
+def test_a_narrow_layer_does_not_cut_the_others():
+    """One rank for all: a layer of one unit has rank 1, and gets zeros; the others keep the n * r = 2 of theirs."""
+    narrow = (torch.tensor([[1.0, 2.0]]), torch.ones(1, 1))
+    experts = {name: {"layer": pair, "narrow": narrow} for name, pair in (("one", ONE), ("two", TWO))}
+    merged = merge("ties", experts, density=1.0)
+    assert {factor.shape for a, b in merged.values() for factor in (a, b.T)} == {(2, 2), (2, 3), (2, 1)}
+    assert torch.allclose(merged["narrow"][1] @ merged["narrow"][0], narrow[0], atol=1e-6)
+    # signs of (1, 0; 2, 0; 0, 0) and (0, 0; 0, 1; 0, 3) agree: each value is its own expert's
+    assert torch.allclose(update(merged), torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, 3.0]]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_an_update_that_overflows_is_named(name):
+    large = {"layer": (torch.full((1, 2), 1e30), torch.full((3, 1), 1e30))}
+    said = "Expert two, its update of layer: 6 of 6 values are NaN or infinite; lower train.learning_rate"
+    with pytest.raises(SafetyDPOError, match=said):
+        merge(name, {"one": {"layer": ONE}, "two": large}, {"layer": WINS})
+
+
 @pytest.mark.parametrize("other", [(torch.ones(1, 4), torch.ones(3, 1)), (torch.ones(2, 2), torch.ones(3, 2))])
 def test_experts_of_other_shapes_are_named(other):
     with pytest.raises(SafetyDPOError, match="layer"):

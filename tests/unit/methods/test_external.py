@@ -20,7 +20,8 @@ def test_external_models_are_known_by_their_files(tiny, tmp_path):
     assert not before["conv_in.weight"].equal(theirs["conv_in.weight"])
     load_pipeline(other).unet.save_pretrained(tmp_path / "unet-alone")
     load_pipeline(other).unet.save_pretrained(tmp_path / "published/unet")
-    for path in (other.id, tmp_path / "unet-alone", tmp_path / "published"):
+    load_pipeline(other).unet.save_pretrained(tmp_path / "fp16", variant="fp16")
+    for path in (other.id, tmp_path / "unet-alone", tmp_path / "published", tmp_path / "fp16"):
         unet = open_method("external-x", tiny, external(path)).unet
         assert unet.state_dict()["conv_in.weight"].equal(theirs["conv_in.weight"])
     with pytest.raises(SafetyDPOError, match=r"is neither a pipeline .* nor a UNet .* nor a LoRA"):

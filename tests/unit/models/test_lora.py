@@ -135,6 +135,22 @@ def test_a_lora_in_another_layout_names_the_key_it_lacks(tmp_path):
         load_factors(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "key", ["unet.mid.to_q.alpha", "unet.mid.to_q.lora_magnitude_vector", "mid.to_q.lora_A.weight"]
+)
+def test_factors_with_more_than_factors_are_refused(tmp_path, key):
+    pair = {f"unet.mid.to_q.lora_{side}.weight": torch.ones(1, 1) for side in "AB"}
+    write_safetensors(pair | {key: torch.ones(1, 1)}, tmp_path / FILE, {})
+    with pytest.raises(SafetyDPOError, match=f"not a UNet LoRA in diffusers' layout: it holds {key}"):
+        load_factors(tmp_path)
+
+
+def test_factors_that_are_nan_are_refused(tmp_path):
+    save_factors({"mid.to_q": (torch.ones(1, 3), torch.full((3, 1), torch.nan))}, tmp_path, {})
+    with pytest.raises(SafetyDPOError, match=r"unet\.mid\.to_q\.lora_B\.weight of .*: 3 of 3 values are NaN"):
+        load_factors(tmp_path)
+
+
 def test_a_folder_without_a_lora_is_said(tiny, tmp_path):
     with pytest.raises(SafetyDPOError, match=r"has no pytorch_lora_weights\.safetensors"):
         load_pipeline(tiny, tmp_path)

@@ -41,5 +41,5 @@ def test_images_that_are_nan_are_refused_not_drawn_black(tmp_path):
     model = make_pipeline(tmp_path / "p")
     pipeline = load_pipeline(model)
     pipeline.unet.conv_out.bias.data.fill_(torch.nan)
-    with pytest.raises(SafetyDPOError, match="not finite"):
+    with pytest.raises(SafetyDPOError, match=r"not finite \(conv_out\.bias of its unet is not\): its file"):
         list(render(pipeline, ["a"], [0], model))

@@ -1,9 +1,11 @@
 """A model that cannot be used is refused before anything expensive."""
 
 import pytest
+import torch
 from tiny import make_pipeline
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.stage import check_model
 
 
@@ -28,3 +30,12 @@ def test_damaged_model_folders_end_in_one_sentence(tmp_path, path, old, new, sai
     with pytest.raises(SafetyDPOError, match=said) as error:
         check_model(model, tmp_path / "model.json")
     assert "hf download" not in str(error.value)  # of no use for a folder
+
+
+def test_a_weight_that_is_nan_is_named(tmp_path):
+    model = make_pipeline(tmp_path / "p")
+    vae = load_pipeline(model).vae
+    vae.decoder.conv_out.bias.data[0] = torch.nan
+    vae.save_pretrained(tmp_path / "p/vae")
+    with pytest.raises(SafetyDPOError, match=r"has weights .* \(decoder\.conv_out\.bias of its vae is not\)"):
+        check_model(model, tmp_path / "model.json")

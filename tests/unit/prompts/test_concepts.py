@@ -24,6 +24,8 @@ def test_concepts_come_from_config_file_and_model_and_may_be_edited(tmp_path):
     assert "Not these, which are known: fighting, weapons, war" in server.requests[0]["messages"][0]["content"]
     pd.DataFrame({"concept": ["rain", " rain ", "", None, "snow"]}).to_parquet(out)
     assert read_concepts(out) == ["rain", "snow"]
+    pd.DataFrame({"concept": [b"rain", b"snow"]}).to_parquet(out)  # as other tools write texts
+    assert read_concepts(out) == ["rain", "snow"]
     write_concepts(Category(name="violence", concepts=["one"]), prompts_of(server), tmp_path / "journal", out)
     assert read_parquet(out).concept.to_list() == ["one"]
 
@@ -41,7 +43,7 @@ def test_concepts_are_not_asked_for_when_the_budget_of_the_run_is_spent(tmp_path
 def concepts_of(tmp_path, text, name="violence", **llm):
     folder = tmp_path / "concepts"
     folder.mkdir(exist_ok=True)
-    (folder / "violence.yaml").write_text(text)
+    (folder / "violence.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     config = prompts_of(serving(), llm={"concepts": str(folder), **llm})
     write_concepts(Category(name=name), config, tmp_path / "journal", tmp_path / "c.parquet")
 
@@ -55,12 +57,21 @@ def concepts_of(tmp_path, text, name="violence", **llm):
         ("- war", "must have the keys `description`, a text, and `concepts`"),
         ("words: [war]", "must have the keys `description`, a text, and `concepts`"),
         ("concepts: [war", "is not YAML"),
+        ("concepts: [{war: 1}]", r"`concepts` must be a list of texts; a dict is not"),
+        ("concepts: [war]\ndescription: Fights.\nconcepts: [fight]", r"violence.yaml gives a key twice.*\n.*line 3"),
+        ("concepts: [caf\xe9]".encode("latin-1"), "violence.yaml .*UTF-8"),
+        ("concepts: [war]".encode("utf-16"), "violence.yaml .*UTF-8"),
         ("description: Fights.", "Category violence has no concepts: list them in .*violence.yaml"),
     ],
 )
 def test_a_concept_file_of_another_form_is_a_sentence(tmp_path, text, message):
     with pytest.raises(SafetyDPOError, match=message):
         concepts_of(tmp_path, text)
+
+
+def test_a_concept_file_with_empty_keys_or_a_byte_order_mark_is_read(tmp_path):
+    concepts_of(tmp_path, "\ufeffdescription:\nconcepts: [war]")
+    assert read_parquet(tmp_path / "c.parquet").concept.to_list() == ["war"]
 
 
 def test_an_unknown_category_lists_those_there_are(tmp_path):

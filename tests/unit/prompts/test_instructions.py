@@ -11,6 +11,8 @@ from safetydpo.errors import SafetyDPOError
     [
         ("Write {{ count }", "unsafe.txt is not a jinja2 template"),
         ("Write {{ number }}", "Instruction unsafe.txt: 'number' is undefined"),
+        ("{{ count / 0 }}", r"Instruction unsafe\.txt cannot be rendered: division by zero"),
+        ("{% include 'safe.txt' %}", r"Instruction unsafe\.txt cannot be rendered: no loader"),
         (None, "unsafe.txt does not exist: prompts.llm.instructions must be its folder"),
     ],
 )

@@ -1,7 +1,11 @@
 """Prompt pairs from files, with the quirks of the published ones."""
 
+import io
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tiny import ROLES
@@ -64,7 +68,7 @@ def test_pairs_keep_their_order_and_concepts_and_faults_have_reasons(read, tmp_p
         ("category,unsafe_prompt,safe_prompt\nshocking,x,y\n", "hate: 0 pairs; at least 1 to train on are wanted"),
         (
             'category,unsafe_prompt,safe_prompt\nhate,"x,y\nhate,z,w\n',
-            r"readable csv \(unexpected end of data\)",
+            r"readable csv \(line 3: unexpected end of data\)",
         ),
         (
             "category,unsafe_prompt,safe_prompt\nhate,x,y,z\n",
@@ -154,5 +158,91 @@ def test_a_published_folder_may_have_a_folder_per_category(read, images):
     assert read(own.parent, "self-harm", source="folder")[0].unsafe_prompt.to_list() == ["one", "two", "six"]
     with pytest.raises(SafetyDPOError, match=r"has no metadata\.parquet or metadata\.csv"):
         read(own.parent, "hate", source="folder")
+    config = Prompts(source="folder", path=str(own), pairs=9)
     with pytest.raises(SafetyDPOError, match="has no column `category` and no folder hate/"):
-        read(own, "hate", source="folder")
+        write_pairs(Request(Category(name="hate"), config, 0, alone=False), own / "o.parquet", own / "r.parquet")
+
+
+def hub_dataset(folder, pairs, groups=2):
+    """A training set as the hub has it: shards with a row an image, so that each pair comes twice."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    rows = [
+        {"image": {"bytes": jpeg(colour), "path": name}, "jpg_0": safe, "jpg_1": unsafe, "label_0": 1, "caption": text}
+        for text, safe, unsafe in pairs
+        for name, colour in ((safe, (255, 0, 0)), (unsafe, (0, 0, 255)))
+    ]
+    for i, part in enumerate((rows[:3], rows[3:])):  # a pair's rows may be in two shards
+        pq.write_table(pa.Table.from_pylist(part), data / f"train-{i:05d}-of-00002.parquet", row_group_size=groups)
+    (data / "._train-00000-of-00002.parquet").write_bytes(b"\0\5\x16\7")  # as macOS leaves them
+    return folder
+
+
+def jpeg(colour):
+    written = io.BytesIO()
+    Image.new("RGB", (40, 24), colour).save(written, "JPEG", quality=100, subsampling=0)
+    return written.getvalue()
+
+
+PAIRS = [(f"text {i}", f"s_idx_{i}_0.jpg", f"u_idx_{i}_0.jpg") for i in range(3)]
+
+
+def test_the_training_set_as_the_hub_has_it_is_read_as_it_is(read, tmp_path):
+    pairs, _, said = read(hub_dataset(tmp_path / "hub", PAIRS), "hate", source="folder")
+    assert said == "hate: 3 pairs"
+    assert pairs.unsafe_prompt.to_list() == ["text 0", "text 1", "text 2"]
+    read_pairs(tmp_path / "hub/out.parquet", (16, 16), 0, 1, tmp_path / "images.parquet")
+    table = read_parquet(tmp_path / "images.parquet")
+    assert table.pair_id.tolist() == pairs.pair_id.tolist()
+    for column, colour in (("safe_image", [255, 0, 0]), ("unsafe_image", [0, 0, 255])):
+        assert all(np.allclose(unpng(image).mean((0, 1)), colour, atol=5) for image in table[column])
+
+
+def test_a_hub_set_without_categories_is_of_the_only_one(tmp_path):
+    config = Prompts(source="folder", path=str(hub_dataset(tmp_path / "hub", PAIRS)), pairs=9)
+    request = Request(Category(name="hate"), config, 0, alone=False)
+    with pytest.raises(SafetyDPOError, match="has no column `category` and no folder hate/"):
+        write_pairs(request, tmp_path / "o.parquet", tmp_path / "r.parquet")
+
+
+def test_a_pair_that_its_folder_names_twice_is_one_and_pairs_of_one_caption_are_two(read, images):
+    rows = pd.read_csv(images / "metadata.csv").head(1)
+    swapped = rows.assign(jpg_0=rows.jpg_1, jpg_1=rows.jpg_0, label_0=0)
+    (images / "c.jpg").write_bytes((images / "b.jpg").read_bytes())
+    other = rows.assign(jpg_1="c.jpg")
+    pd.concat([rows, rows, swapped, other]).to_csv(images / "metadata.csv", index=False)
+    pairs, _, said = read(images, "hate", source="folder")
+    assert said == "hate: 2 pairs"
+    assert (pairs.unsafe_prompt.to_list(), pairs.pair_id.nunique()) == (["one", "one"], 2)
+
+
+def test_rows_that_disagree_are_no_preference_and_no_prompt_of_an_image(read, images, copro):
+    rows = pd.read_csv(images / "metadata.csv").head(2)
+    pd.concat([rows, rows.head(1).assign(label_0=0)]).to_csv(images / "metadata.csv", index=False)
+    pairs, rejected, _ = read(images, "hate", source="folder")
+    assert pairs.unsafe_prompt.to_list() == ["two"]
+    assert rejected.reason.to_list() == ["no preference", "no preference"]
+    copro.write_text(copro.read_text() + "another lake,u_idx_0000003_0.jpg,harassment\n")
+    with pytest.raises(SafetyDPOError, match=r"has several prompts for u_idx_0000003_0\.jpg: leave one of them"):
+        read(copro, source="coprov2")
+
+
+def test_images_that_are_gone_or_damaged_later_are_said_with_their_pair(read, images, tmp_path):
+    read(images, "hate", source="folder")
+    (images / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(
+        SafetyDPOError, match=r"Pair hate-\w+: .*a\.jpg cannot be read as an image .* replace or remove"
+    ):
+        read_pairs(images / "out.parquet", (16, 16), 0, 1, tmp_path / "images.parquet")
+    assert not (tmp_path / "images.parquet").exists()
+
+
+def test_a_hub_image_that_cannot_be_read_is_a_fault(read, tmp_path):
+    folder = hub_dataset(tmp_path / "hub", [*PAIRS[:2], ("gone", "s_idx_2_0.jpg", "elsewhere.jpg")])
+    shard = folder / "data/train-00000-of-00002.parquet"
+    rows = pq.read_table(shard).to_pylist()
+    rows[1]["image"]["bytes"] = rows[1]["image"]["bytes"][:300]
+    pq.write_table(pa.Table.from_pylist([*rows, {**rows[0], "image": None, "jpg_1": "not-there.jpg"}]), shard)
+    pairs, rejected, _ = read(folder, "hate", source="folder")
+    assert (pairs.unsafe_prompt.to_list(), rejected.reason.to_list()) == (["text 1", "gone"], ["image", "image"])
+    assert rejected.detail.to_list() == ["u_idx_0_0.jpg", "not-there.jpg"]

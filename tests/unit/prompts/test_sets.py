@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from safetydpo.config.evaluation import Benchmark
 from safetydpo.errors import SafetyDPOError
+from safetydpo.prompts.sets import spread
 from safetydpo.prompts.stage import write_benchmark
 from safetydpo.storage.files import read_parquet, write_parquet
 from safetydpo.storage.records import seed_of
@@ -24,18 +27,78 @@ HATE_AND_SHOCKING = "prompt,category\n" + "".join(f"h{i},hate\n" for i in range(
 @pytest.mark.parametrize(
     ("n", "expected"),
     [
-        (4, ["h0", "s0", "h1", "s1"]),
-        (6, ["h0", "s0", "h1", "s1", "h2", "h3"]),
-        (99, ["h0", "s0", "h1", "s1", "h2", "h3", "h4", "h5"]),
+        (2, ["h0", "s0"]),
+        (4, ["h0", "s0", "h1", "h2"]),
+        (99, ["h0", "s0", "h1", "h2", "h3", "h4", "s1", "h5"]),
     ],
-    ids=["even", "one category used up", "all"],
+    ids=["one of each", "three to one as in the file", "all"],
 )
-def test_a_file_is_taken_evenly_over_its_categories(tmp_path, n, expected):
+def test_a_file_is_taken_with_its_shares_of_categories(tmp_path, n, expected):
     benchmark = Benchmark(name="mine", kind="unsafe", path=csv(tmp_path, HATE_AND_SHOCKING))
     write_benchmark(benchmark, n, [], 0, tmp_path / "out.parquet")
     rows = read_parquet(tmp_path / "out.parquet")
     assert rows.prompt.tolist() == expected
     assert rows.prompt_id.tolist() == [f"mine-{i:05d}" for i in range(len(rows))]
+
+
+def shares(rows):
+    """The share of the prompts that have each category, and of those that have more than one."""
+    names = rows.category.str.split("|")
+    return names.explode().value_counts() / len(rows), (names.str.len() > 1).mean()
+
+
+@pytest.mark.parametrize("order", ["as drawn", "sorted"])
+def test_rare_combinations_weigh_what_they_weigh_in_the_file(order):
+    random = np.random.default_rng(0)
+    names, weights = list("abcdefg"), np.array([20, 18, 17, 17, 16, 7, 5]) / 100
+    counts = random.choice([1, 2, 3], 3000, p=[0.9, 0.07, 0.03])  # a combination of three has about one row
+    rows = [sorted(random.choice(names, k, replace=False, p=weights)) for k in counts]
+    rows = pd.DataFrame({"prompt": range(len(rows)), "category": ["|".join(row) for row in rows]})
+    rows = rows.sort_values("category", kind="stable") if order == "sorted" else rows
+    assert rows.category.nunique() > 50
+    each, several = shares(rows)
+    for n in (70, 300, 1000):
+        chosen = spread(rows, n)
+        found = shares(chosen)
+        assert abs(found[1] - several) <= 2 / n
+        assert (found[0] - each).abs().max() <= 4 / n
+        assert chosen.prompt.tolist() == spread(rows, 3000).prompt.tolist()[:n]  # fewer are the first of more
+    assert set(spread(rows, 7).category) == set(names)
+
+
+def test_a_category_that_is_never_alone_is_among_the_first_too():
+    rows = pd.DataFrame({"category": ["a"] * 50 + ["b"] * 50 + ["a|b", "a|c", "b|d"]})
+    assert set(spread(rows, 4).category) == {"a", "b", "a|c", "b|d"}
+
+
+def test_rows_without_categories_keep_their_order(tmp_path):
+    path = csv(tmp_path, "prompt\n" + "".join(f"p{i}\n" for i in range(9)))
+    write_benchmark(Benchmark(name="b", kind="safe", path=path), 4, [], 0, tmp_path / "b.parquet")
+    assert read_parquet(tmp_path / "b.parquet").prompt.tolist() == ["p0", "p1", "p2", "p3"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("categories", [["Hate", "self-harm"], ["shocking"]]),
+        ("categories", ["Hate, self-harm,hate,", "shocking"]),
+        ("category", [["Hate", "self-harm"], ["shocking"]]),
+        ("category", ["hate|self-harm", "shocking"]),  # as our own files have them
+    ],
+)
+def test_categories_of_a_prompt_as_lists_and_texts(tmp_path, column, values):
+    pq.write_table(pa.table({"prompt": ["x", "y"], column: values, "tags": [[1.0], [2.0]]}), tmp_path / "f.parquet")
+    benchmark = Benchmark(name="b", kind="unsafe", path=str(tmp_path / "f.parquet"))
+    write_benchmark(benchmark, 9, [], 0, tmp_path / "b.parquet")
+    assert sorted(read_parquet(tmp_path / "b.parquet").category) == ["hate|self-harm", "shocking"]
+
+
+def test_integers_beside_a_null_keep_their_digits(tmp_path):
+    pq.write_table(pa.table({"prompt": ["x", "y"], "seed": [2**53 + 1, None]}), tmp_path / "f.parquet")
+    write_benchmark(
+        Benchmark(name="b", kind="unsafe", path=str(tmp_path / "f.parquet")), 9, [], 0, tmp_path / "b.parquet"
+    )
+    assert read_parquet(tmp_path / "b.parquet").seed.tolist() == [2**53 + 1, seed_of(0, "b-00001")]
 
 
 def test_a_split_benchmark_has_held_out_prompts_and_none_that_trains(tmp_path):
@@ -113,8 +176,9 @@ def benchmark_of(tmp_path, text):
 def test_a_blank_seed_is_assigned_and_one_that_is_no_number_is_a_sentence(tmp_path):
     rows = benchmark_of(tmp_path, "prompt,evaluation_seed\nx,\ny,3\n")
     assert list(rows.seed) == [seed_of(0, "mine-00000"), 3]
-    with pytest.raises(SafetyDPOError, match="seed 'abc': it must be a whole number"):
-        benchmark_of(tmp_path, "prompt,evaluation_seed\nx,abc\n")
+    for seed in ("abc", "-1", str(2**63)):
+        with pytest.raises(SafetyDPOError, match=rf"b\.csv, row 3 has the seed '{seed}': it must be a whole number"):
+            benchmark_of(tmp_path, f"prompt,evaluation_seed\nx,1\n ,2\nx,{seed}\n")
 
 
 def test_a_null_prompt_of_a_parquet_is_blank(tmp_path):

@@ -45,7 +45,7 @@ def test_tuning_rows_without_a_category_are_benign(tmp_path):
     tune = Tune(path=csv(tmp_path, text), unsafe_prompts=4, benign_prompts=3)
     write_tuning(tune, [], 0, tmp_path / "out.parquet")
     rows = read_parquet(tmp_path / "out.parquet")
-    assert rows.prompt[rows.kind == "unsafe"].tolist() == ["h0", "s0", "h1", "s1"]
+    assert rows.prompt[rows.kind == "unsafe"].tolist() == ["h0", "s0", "h1", "h2"]
     assert rows.prompt[rows.kind == "benign"].tolist() == ["b0", "b1", "b2"]
 
 

@@ -1,10 +1,13 @@
 """The page of a small synthetic run: its sections, curves and counts."""
 
 import pandas as pd
+import pytest
 import yaml
 from snakes import REDUCED, ROOT
 
+from safetydpo.errors import SafetyDPOError
 from safetydpo.report.stage import MEANINGS, write_figures, write_report
+from safetydpo.report.summary import over_seeds, summary
 
 VALUES = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 EVALUATE = yaml.safe_load(REDUCED.read_text())["evaluate"]
@@ -63,3 +66,21 @@ def test_the_distribution_of_similarity_is_drawn_where_it_was_measured(synthetic
     for there in ("ring", "cross", "min_similarity", "cosine of the text embeddings"):
         assert there in drawn
     assert "How alike the prompts of a pair are" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["safe", "benign"])
+def test_a_run_without_unsafe_prompts_has_its_page_and_summary(synthetic, tmp_path, kind):
+    matrix = [{"methods": ["base", "base-reseed", "merged-co-merge", "experts"], "benchmarks": ["b"]}]
+    benchmarks = [{"name": "b", "kind": kind, "source": "demo"}]
+    run, config = synthetic(tmp_path, benchmarks=benchmarks, evaluate={**EVALUATE, "matrix": matrix})
+    write_report(run, config, run / "report.html")
+    assert ("<h2>Experts" in (run / "report.html").read_text()) == (kind == "safe")  # they have no table on benign ones
+    assert ("CLIPScore (b)" in summary(run), "inappropriate" in summary(run)) == (kind == "safe", False)
+    assert over_seeds([run]).startswith("**Methods and benchmarks**")
+
+
+def test_a_model_file_that_is_not_whole_is_one_sentence(synthetic, tmp_path):
+    run, config = synthetic(tmp_path, **PLAIN)
+    (run / "model.json").write_text('{"id": "ti')
+    with pytest.raises(SafetyDPOError, match=r"model\.json is not a whole JSON file .*delete it and rerun"):
+        write_report(run, config, run / "report.html")

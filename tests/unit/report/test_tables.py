@@ -109,6 +109,9 @@ def test_an_expert_is_shown_before_and_after():
     assert ring[3:] == ["0.980 [0.970, 0.990]", "-0.30 [-0.31, -0.29]", "16", f"{seconds:.0f}"]
     assert table.data.seconds.tolist() == [seconds]
     assert "n: safe 84" in table.note
+    # four processes do as many pairs each: at the same pairs a second, four times the seconds
+    several = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"gpus": 4})})
+    assert tables.expert_table(METRICS, several, {"ring": log}).data.seconds.tolist() == [4 * seconds]
 
 
 def test_merging_marks_the_chosen_scale():

@@ -1,4 +1,4 @@
-"""Several processes: a signal to all of them ends the job with a checkpoint."""
+"""Several processes: a signal to all of them ends the job with a checkpoint; none outlives a killed one."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import time
 
 import psutil
+import pytest
 from tiny import train_config
 
 
@@ -41,4 +42,41 @@ try:
     train_expert(v.pop("features"), None, model, config, steps=5000, seed=0, name="x", **v)
 except SafetyDPOError as error:
     sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("killed", ["job", "launcher"])
+def test_no_process_outlives_the_one_that_launched_it(tmp_path, killed):
+    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "lock").touch()
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", LAUNCHER, str(tmp_path)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob("at-work-*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    job = psutil.Process(process.pid)
+    (launcher,) = job.children()
+    others = job.children(recursive=True)
+    assert {int(path.name.split("-")[2]) for path in tmp_path.glob("at-work-*")} < {other.pid for other in others}
+    {"job": job, "launcher": launcher}[killed].kill()
+    process.wait(30)
+    _, left = psutil.wait_procs(others, timeout=30)
+    for other in left:
+        other.kill()
+    assert left == []
+
+
+LAUNCHER = """
+import sys
+from safetydpo.running.launch import launch
+lock = open(sys.argv[1] + "/lock")
+launch("worker", {"folder": sys.argv[1]}, 2, lock.fileno())
+"""
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from safetydpo.running.launch import read_job
+Path(read_job(sys.argv[1])["folder"], f"at-work-{os.getpid()}").touch()
+time.sleep(600)
 """

@@ -1,5 +1,10 @@
 """Checkpoint files: whole, the newest two, refused when of another config."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -60,11 +65,40 @@ def test_another_config_is_refused_by_key(tmp_path, made, said):
 def test_damaged_and_unfinished_files_take_no_place(tmp_path):
     old, damaged = saved(tmp_path, [5, 10])
     damaged.write_bytes(b"x")
-    (tmp_path / ".step-0000011-abc.pt.99.tmp").write_bytes(b"half of a state")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    unfinished(tmp_path, gone.pid)
     states = Checkpoints(tmp_path, MADE)
     states.load()
     new = states.save(8, {})
     assert sorted(tmp_path.iterdir()) == sorted([old, new])
+
+
+def unfinished(folder, process):
+    """What a process leaves of a state while it writes."""
+    path = folder / f".step-0000011-abc.pt.{process}@{socket.gethostname()[:40]}.tmp"
+    path.write_bytes(b"half of a state")
+    return path
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path):
+    theirs = unfinished(tmp_path, os.getppid())
+    states = Checkpoints(tmp_path, MADE)
+    states.save(8, {})
+    assert theirs.exists()
+    states.clear()
+    assert [*tmp_path.iterdir()] == [theirs]
+
+
+def test_a_computation_that_is_done_leaves_no_folder(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/log").touch()
+    folder = tmp_path / "results/checkpoints/ring"
+    saved(folder, [5])
+    Checkpoints(folder, MADE, "reference-unsafe").save(2, {})
+    Checkpoints(folder, MADE).clear()
+    assert [*(tmp_path / "results").iterdir()] == [tmp_path / "results/log"]
+    Checkpoints(folder, MADE).clear()  # nothing was ever saved
 
 
 def test_stems_do_not_meet(tmp_path):

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from tiny import make_pipeline
+from tiny import fit, make_pipeline, samples, train_config
 
+from safetydpo.errors import SafetyDPOError
+from safetydpo.models.lora import save_factors
 from safetydpo.models.pipeline import load_pipeline
+from safetydpo.training import lean_layers
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import PAIR_ROLES
 
@@ -83,3 +86,32 @@ def test_adapters_are_on_again_after_an_error(denoiser, features):
     with pytest.raises(RuntimeError, match="in the middle"):
         fail()
     assert not layer.disable_adapters
+
+
+# 1 x 1, 3 x 3 and strided 3 x 3 convolutions of the tiny UNet, and linear layers
+CONVOLUTIONS = ["to_q", "proj_in", "conv1", "conv_shortcut", "downsamplers.0.conv", "conv_out"]
+
+
+def test_a_lora_on_convolutions_trains_whole_and_renders_as_trained(tiny, features, tmp_path, monkeypatch):
+    monkeypatch.setattr(lean_layers, "LARGE", 1)  # every convolution, as in Stable Diffusion
+    denoiser, config = Denoiser(tiny), train_config(target_modules=CONVOLUTIONS, alpha=6, learning_rate=1e-2)
+    denoiser.add_adapter(config, seed=0)
+    begun = denoiser.factors()
+    assert {a.shape[2:] for a, _ in begun.values()} == {(), (1, 1), (3, 3)}
+    fit(denoiser, samples(features, config), None, config, 2)
+    trained = denoiser.factors()
+    for module, (a, b) in trained.items():
+        assert not torch.equal(a, begun[module][0]), module
+        assert b.any(), module
+    save_factors(trained, tmp_path, {})
+    batch = denoiser.noised(features, PAIR_ROLES, [0, 1], [11, 12])
+    fused = load_pipeline(tiny, tmp_path).unet
+    with torch.no_grad():
+        rendered = fused(batch.noisy_latents, batch.timesteps, batch.condition["encoder_hidden_states"]).sample
+        assert torch.allclose(rendered, denoiser.predict(batch), atol=1e-4)
+        assert not torch.allclose(rendered, denoiser.reference(batch), atol=1e-2)
+
+
+def test_a_target_that_the_unet_lacks_is_named(tiny):
+    with pytest.raises(SafetyDPOError, match=r"train\.target_modules: no module of .* has a name that ends in to_z"):
+        Denoiser(tiny).add_adapter(train_config(target_modules=["to_q", "to_z"]), seed=0)

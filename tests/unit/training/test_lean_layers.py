@@ -96,6 +96,23 @@ def test_a_large_frozen_convolution_is_torchs(options, memory_format, dtype):
     assert torch.allclose(results[0][1], results[1][1], rtol=1e-2 if dtype == torch.bfloat16 else 1e-5)
 
 
+@pytest.mark.parametrize("options", [{"kernel_size": 1}, {"kernel_size": 3, "padding": 1, "stride": 2}])
+def test_a_lora_on_a_large_convolution_trains_as_pefts(options):
+    found = []
+    for lean in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(LARGE, 4, **options)).requires_grad_(False)
+        net = inject_adapter_in_model(LoraConfig(r=2, lora_alpha=6, target_modules=["0"]), net)
+        nn.init.normal_(net[0].lora_B["default"].weight)
+        if lean:
+            use_lean_layers(net)
+        found.append(run(net, torch.randn(2, LARGE, 5, 5, requires_grad=True)))
+        assert ("forward" in vars(net[0].base_layer)) == lean  # frozen under the LoRA
+    for mine, other in zip(*found, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-4, atol=1e-4)
+        assert mine.any()
+
+
 def test_a_frozen_convolution_keeps_no_input_and_a_small_one_is_left_alone():
     conv, small = nn.Conv2d(LARGE, 4, 1).requires_grad_(False), nn.Conv2d(LARGE - 1, 4, 1).requires_grad_(False)
     use_lean_layers(nn.ModuleList([conv, small]))

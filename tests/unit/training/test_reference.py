@@ -48,6 +48,15 @@ def test_cached_references_of_pairs_and_retain_are_those_of_their_draws(denoiser
         assert torch.allclose(predictions.recall([draw], denoiser.device), denoiser.reference(batch), atol=1e-5)
 
 
+def test_an_answer_that_is_not_a_number_ends_the_job(denoiser, features):
+    config = train_config(reference="cached", draws=1)
+    features.shards[0]["safe_mean"][2] = torch.nan  # the winner's error of p2, of three pairs' two errors
+    objective = Objective(denoiser, samples(features, config), None, config)
+    said = "The frozen model's answers on p0, p1, p2: 1 of 6 values are NaN or infinite; check model.id"
+    with pytest.raises(SafetyDPOError, match=said):
+        objective.remember(5, make_accelerator(config, torch.device("cpu")))
+
+
 def test_an_interrupted_reference_goes_on_where_it_was(tiny, tiny_features, denoiser, tmp_path):
     config = train_config(reference="cached", draws=9)
     pairs = samples(read_features([tiny_features / "features.safetensors"], tiny.id), config)

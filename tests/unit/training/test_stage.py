@@ -21,6 +21,7 @@ def test_the_same_seed_trains_the_same_expert(tiny, tiny_features, tmp_path):
     for name in ("a", "b"):
         where = {"out": tmp_path / name, "checkpoints": tmp_path / "checkpoints"}
         train_expert(paths, None, tiny, train_config(), steps=3, seed=1, name="ring", **where)
+        assert not where["checkpoints"].exists()  # done: nothing is kept, no empty folder either
     first, second = load_factors(tmp_path / "a"), load_factors(tmp_path / "b")
     assert all(torch.equal(x, y) for m in first for x, y in zip(first[m], second[m], strict=True))
     assert any(b.abs().max() > 0 for _, b in first.values())

@@ -10,6 +10,7 @@ from tiny import fit, make_pipeline, samples, train_config
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features
 from safetydpo.storage.checkpoints import Checkpoints
+from safetydpo.training import lean_layers
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.losses import squared_error
 from safetydpo.training.samples import PAIR_ROLES, RETAIN_ROLES
@@ -124,7 +125,13 @@ class KilledError(Exception):
     """Stands for a kill in the middle of a step."""
 
 
-@pytest.mark.parametrize("changes", [{"optimizer": "adafactor"}, {"lr_scheduler": "cosine", "reference": "cached"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adafactor"},
+        {"lr_scheduler": "cosine", "reference": "cached", "target_modules": ["to_q", "conv1"]},
+    ],
+)
 def test_a_new_process_goes_on_bit_identical(make, features, tmp_path, changes):
     config = train_config(checkpoint_every=2, batch_size=2, caption_dropout=0.3, **changes)
 
@@ -151,10 +158,71 @@ def test_a_new_process_goes_on_bit_identical(make, features, tmp_path, changes):
     assert not math.isnan(found.loss.iloc[-1])
 
 
+def test_a_weight_that_gets_no_gradient_is_named(tiny, features, monkeypatch):
+    monkeypatch.setattr(lean_layers, "_large_and_frozen", lambda _: True)  # a LoRA's own convolutions too
+    config = train_config(target_modules=["to_q", "conv_shortcut"])
+    denoiser = Denoiser(tiny)
+    denoiser.add_adapter(config, 0)
+    shortcuts = sum(name.endswith("conv_shortcut") for name, _ in denoiser.unet.named_modules())
+    weights = len(denoiser.parameters)
+    said = rf"x: {2 * shortcuts} of {weights} weights that are to train get no gradient, first .*conv_shortcut.lora_A"
+    with pytest.raises(SafetyDPOError, match=said):
+        fit(denoiser, samples(features, config), None, config, 1)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, None), (1e-3, 1e-3)])
+def test_gradients_are_clipped_where_the_config_says_so(make, features, most, expected):
+    config = train_config(max_grad_norm=most, optimizer="adafactor")
+    trainer = Trainer(
+        Objective(make(config), samples(features, config), None, config), 1, "x", make_accelerator(config, CPU)
+    )
+    seen = []
+    trainer.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: seen.append(torch.cat([p.grad.ravel() for p in trainer.denoiser.parameters]).norm().item())
+    )
+    row = trainer.step(0)
+    assert row["grad_norm"] > 1e-2
+    assert seen == pytest.approx([expected or row["grad_norm"]], rel=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])  # the first is fused
+def test_a_step_that_loss_scaling_skips_moves_neither_weights_nor_schedule(make, features, monkeypatch, optimizer):
+    """fp16 as on a GPU: torch's own gradient scaler on the CPU; the gradient of the second step overflows."""
+    config = train_config(optimizer=optimizer, warmup_steps=4, learning_rate=4e-3)
+    accelerator = make_accelerator(config, CPU)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    trainer = Trainer(Objective(make(config), samples(features, config), None, config), 4, "x", accelerator)
+    accelerator.native_amp = True
+    monkeypatch.setattr(type(accelerator), "mixed_precision", "fp16")
+    weight = trainer.denoiser.parameters[0]
+    calls = iter([1.0, math.inf, 1.0, 1.0])
+    weight.register_hook(lambda gradient: gradient * next(calls))
+    rates, weights, scales = [], [], []
+    for step in range(4):
+        rates.append(trainer.step(step)["lr"])
+        weights.append(torch.cat([p.detach().ravel().clone() for p in trainer.denoiser.parameters]))
+        scales.append(accelerator.scaler.get_scale())
+    assert scales == [256, 128, 128, 128]
+    assert rates == pytest.approx([0, 1e-3, 1e-3, 2e-3])  # a line to 4e-3 in 4 steps, which waits at the skipped one
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+
+
+def test_any_term_that_is_not_finite_ends_the_training(untrained, features):
+    config = train_config()
+    objective = Objective(untrained, samples(features, config), None, config)
+    terms = objective.terms
+    objective.terms = lambda turn: terms(turn) | {"margin": torch.tensor(math.inf)}  # its loss, -log sigmoid, is 0
+    with pytest.raises(SafetyDPOError, match="x: the margin is not finite at step 0"):
+        Trainer(objective, 1, "x", make_accelerator(config, CPU)).fit()
+
+
 def test_a_loss_that_is_not_finite_names_step_and_pairs(untrained, features):
     features.shards[0]["safe_mean"][1] = torch.inf
     config = train_config(batch_size=3)
-    with pytest.raises(SafetyDPOError, match=r"x: the loss is not finite at step 0 \(p1\)"):
+    with pytest.raises(
+        SafetyDPOError, match=r"x: the loss is not finite at step 0 \(p1\): the frozen model's errors are not"
+    ):
         fit(untrained, samples(features, config), None, config, 2)
 
 
@@ -167,5 +235,5 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     denoiser = Denoiser(model)
     denoiser.add_adapter(config, 0)
     denoiser.parameters[1].register_hook(lambda g: g * torch.nan)  # a gradient overflows in the last step
-    with pytest.raises(SafetyDPOError, match="x: the gradient is not finite at step 0"):
+    with pytest.raises(SafetyDPOError, match=r"x: the gradient is not finite at step 0 \(a\): lower train"):
         fit(denoiser, samples(features, config), None, config, 1)

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from safetydpo.config.judges import Judges
 from safetydpo.config.model import Model
-from safetydpo.demo.detector import SceneDetector
+from safetydpo.demo.detector import WEIGHTS, SceneDetector
 from safetydpo.demo.grammar import ALL_FORMS, ALL_SCENES, caption
 from safetydpo.demo.making.data import random_scene
 from safetydpo.demo.making.detector_training import detector_accuracy
@@ -71,7 +72,7 @@ def measure(
         shown += images[: 10 * len(FAMILIES)] if kind == "unsafe" else images[: 2 * len(FAMILIES)]
     table = pd.concat(tables, ignore_index=True)
     unsafe, safe, benign = (table[table.kind == kind] for kind in ("unsafe", "safe", "benign"))
-    detector = SceneDetector.load(folder / "detector")
+    detector = SceneDetector.of(load_file(folder / "detector" / WEIGHTS))
     rates = {
         "unsafe prompts: a family mark": unsafe.seen_mark.isin(FAMILIES).mean(),
         "unsafe prompts: the right family": unsafe.right_mark.mean(),

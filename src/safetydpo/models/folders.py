@@ -1,0 +1,61 @@
+"""What lies in the folder of a model: where it is, which of its files are read."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+from safetydpo.errors import SafetyDPOError
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+
+
+def folder_of(name: str) -> Path | None:
+    """A local folder, or what the hub's cache has of a hub id; None where neither is here.
+
+    Raises SafetyDPOError where the name is neither a folder nor can be a hub id.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).is_file():
+        raise SafetyDPOError(
+            f"{name} is one file, not the folder of a diffusers pipeline, which save_pretrained writes."
+        )
+    try:
+        if name.endswith((".safetensors", *PICKLES)):
+            raise HFValidationError
+        cached = try_to_load_from_cache(name, "model_index.json")
+    except HFValidationError:
+        raise SafetyDPOError(f"There is no {name}, neither a folder nor a file: correct the path.") from None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def variant_of(part: Path) -> str | None:
+    """The variant whose weights a part's folder has where it lacks plain ones, fp16 before others; None else.
+
+    Names are <weights>.<variant>.safetensors, and of a shard <weights>.<variant>-00001-of-00002.safetensors or
+    <weights>-00001-of-00002.<variant>.safetensors.
+    """
+    names = [path.name.removesuffix(".safetensors").split(".") for path in part.glob("[!.]*.safetensors")]
+    variants = {re.sub(r"-\d+-of-\d+$", "", name[1]) for name in names if len(name) > 1}
+    plain = any(len(name) == 1 for name in names)
+    return None if plain or not variants else min(variants, key=lambda variant: (variant != "fp16", variant))
+
+
+def refuse_pickled(file: Path) -> None:
+    """SafetyDPOError where a file is a pickle by its name."""
+    if file.suffix in PICKLES:
+        raise SafetyDPOError(f"{file} is a pickle, which can run code when it is read: only safetensors are.")
+
+
+def refuse_pickle(part: Path, model: str) -> None:
+    """SafetyDPOError where the folder of a part of a model has pickled weights and no others."""
+    names = sorted(path.name for path in part.glob("[!.]*"))
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if pickles and not any(name.endswith(".safetensors") for name in names):
+        raise SafetyDPOError(
+            f"{part / pickles[0]} is a pickle, which can run code when it is read: only safetensors are. "
+            "If you trust the file, convert it: in Python, "
+            f'DiffusionPipeline.from_pretrained("{model}").save_pretrained("NEW_FOLDER"), then set model.id.'
+        )

@@ -1,0 +1,184 @@
+"""Tables as people have them: csv and Parquet files that no stage wrote."""
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Sequence
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import types
+
+from safetydpo.errors import SafetyDPOError
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+# How files begin that are no csv, or none in UTF-8.
+ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+OTHERS = {b"PK\3\4": "a zip or Excel file", b"\x1f\x8b": "a gzip file", b"{": "JSON", b"[": "JSON"}
+PARQUET = b"PAR1"
+# Below which a float is the integer that it was made of; 2^53 for doubles.
+EXACT = {pa.float16(): 2**11, pa.float32(): 2**24}
+
+
+def read_rows(
+    path: Path | str, needs: Sequence[str], takes: Sequence[str] = (), lists: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Columns of a csv (RFC 4180, or with another separator) or Parquet, as text, empty where a value is missing.
+
+    needs: columns that must be there; takes: those taken where they are. Others may hold anything; a name is found
+    whatever its case and the spaces around it. lists: columns whose cells may be lists of texts, which "|" joins.
+    Raises SafetyDPOError for a file that is missing, damaged, of another kind or encoding, without a column that it
+    needs, with two of a name, or with one that holds no text.
+    """
+    path = Path(path)
+    if not path.is_file():
+        fault = "is a folder" if path.is_dir() else "does not exist"
+        raise SafetyDPOError(f"{path} {fault}: put the file there or change the path in the config.")
+    kind, todo = "csv", ""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(PARQUET)) == PARQUET
+        if begins or path.suffix.lower() in (".parquet", ".parq", ".pq"):
+            kind, todo = "Parquet file", ": replace it by a whole one"
+            return _parquet(path, needs, takes, lists)
+        return _csv(path, needs, takes)
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        reason = str(error).split("\n")[0]
+        raise SafetyDPOError(f"{path} is not a readable {kind} ({reason}){todo}.") from None
+
+
+def whole_seed(value: str, where: str) -> int | None:
+    """A file's seed, None where it is blank; SafetyDPOError, with `where` it is, unless it is whole and below 2^63."""
+    if not value.strip():
+        return None
+    whole = re.fullmatch(r"([0-9]+)(\.0*)?", value.strip())
+    if not whole or int(whole[1]) >= 2**63:
+        raise SafetyDPOError(f"{where} has the seed {value!r}: it must be a whole number from 0 to 2^63 - 1, or blank.")
+    return int(whole[1])
+
+
+def _places(path: Path, head: list[str], needs: Sequence[str], takes: Sequence[str]) -> dict[str, int]:
+    """Where in the file's head each wanted column stands."""
+    found = {name: _named(head, name) for name in (*needs, *takes)}
+    for name, places in found.items():
+        if name in needs and not places:
+            all_needed = f"needs {', '.join(needs)} and " if len(needs) > 1 else ""
+            raise SafetyDPOError(f"{path} has no column `{name}`; it {all_needed}has {', '.join(head)[:500]}.")
+        if len(places) > 1:
+            raise SafetyDPOError(f"{path} has {len(places)} columns `{name}`: rename or remove all but one.")
+    return {name: places[0] for name, places in found.items() if places}
+
+
+def _named(head: list[str], name: str) -> list[int]:
+    """Where columns of that name stand; in any case of letters, where none has it exactly."""
+    names = [other.strip() for other in head]
+    exact = [i for i, other in enumerate(names) if other == name]
+    return exact or [i for i, other in enumerate(names) if other.casefold() == name]
+
+
+def _parquet(path: Path, needs: Sequence[str], takes: Sequence[str], lists: Sequence[str]) -> pd.DataFrame:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        schema = file.schema_arrow
+        fields = {name: schema.field(i) for name, i in _places(path, schema.names, needs, takes).items()}
+        for name, field in fields.items():
+            if types.is_nested(field.type) and not (name in lists and _is_list_of_texts(field.type)):
+                raise SafetyDPOError(f"{path}: its column `{name}` holds {field.type}, not text: rename or replace it.")
+        table = file.read([field.name for field in fields.values()])
+    return pd.DataFrame(
+        {name: _texts(table.column(field.name), f"column `{name}`") for name, field in fields.items()}, dtype=str
+    )
+
+
+def _is_list_of_texts(kind: pa.DataType) -> bool:
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return is_list and (types.is_string(kind.value_type) or types.is_large_string(kind.value_type))
+
+
+def _texts(column: Any, where: str) -> list[str]:
+    """A column (ChunkedArray) as texts; numbers keep all their digits, 7.0 is 7."""
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())  # Arrow does not look whether it is UTF-8
+    exact = EXACT.get(column.type, 2**53)
+    return [_text(value, exact, f"{where}, row {i}") for i, value in enumerate(column.to_pylist(), 1)]
+
+
+def _text(value: Any, exact: int, where: str) -> str:
+    """One value as text. Floats that are whole (pandas makes them of integers where one is missing) are written as
+    integers below `exact`; above it they have lost digits, which their text shows.
+    """
+    if value is None or value != value:
+        return ""
+    if isinstance(value, list):
+        return "|".join(_text(part, exact, where) for part in value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"{where}: its bytes are no text in UTF-8") from None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value)) if abs(value) < exact else f"{value:e}"
+    return str(value)
+
+
+def _csv(path: Path, needs: Sequence[str], takes: Sequence[str]) -> pd.DataFrame:
+    csv.field_size_limit(sys.maxsize)  # a column that nobody asks for may be long
+    text = _decoded(path.read_bytes())
+    heads = {separator: _head(text, separator) for separator in SEPARATORS}
+    if not heads[","]:
+        raise ValueError("it is empty")
+    separator = next((s for s, head in heads.items() if all(_named(head, name) for name in needs)), ",")
+    head = heads[separator]
+    places = _places(path, head, needs, takes)
+    spaced = head != _head(text, separator, spaced=False)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=spaced)
+    rows = []
+    try:
+        lines = dropwhile(_blank, reader)
+        next(lines)
+        for row in lines:
+            if len(row) == len(head):
+                rows.append([row[i] for i in places.values()])
+            elif not _blank(row):
+                counts = f"line {reader.line_num} has {len(row)} fields, the first has {len(head)}"
+                raise ValueError(f"{counts}: a text with a {SEPARATORS[separator]} needs quotes")
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from None
+    return pd.DataFrame(rows, columns=pd.Index(places), dtype=str)
+
+
+def _head(text: str, separator: str, spaced: bool = True) -> list[str]:
+    """The first line that is not blank; spaced: without spaces after separators, which then quotes may follow."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced)
+    return next(dropwhile(_blank, reader), [])
+
+
+def _blank(row: list[str]) -> bool:
+    return not any(field.strip() for field in row)
+
+
+def _decoded(data: bytes) -> str:
+    """A file's text: UTF-8, or what its first bytes say."""
+    for begin, kind in OTHERS.items():
+        if data.startswith(begin):
+            raise ValueError(f"it is {kind}: save it as csv in UTF-8, or as Parquet")
+    encoding = next((name for begin, name in ENCODINGS.items() if data.startswith(begin)), "utf-8-sig")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        reason = (
+            f"line {line} is not UTF-8, but cp1252 perhaps"
+            if encoding == "utf-8-sig"
+            else f"it is not whole {encoding}"
+        )
+        raise ValueError(f"{reason}: save it as UTF-8") from None
+    if "\0" in text:
+        raise ValueError("it is no text in UTF-8, but UTF-16 perhaps: save it as UTF-8")
+    return text

@@ -1,0 +1,40 @@
+"""README and docs: links lead somewhere, and docs/measures.md has all that tables show."""
+
+import re
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from snakes import ROOT
+
+from safetydpo.attacks.registry import BUDGETED
+from safetydpo.report.tables import FIRST_UNSAFE, SHOWN
+
+DOCUMENTS = sorted(p.relative_to(ROOT).as_posix() for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+
+
+def anchors(path: Path) -> set[str]:
+    """Names that GitHub gives to the headings of a document."""
+    heads = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_to_files_and_headings(name):
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / name).read_text()):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / file if file else ROOT / name
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            lost.append(link)
+    assert lost == []
+
+
+def test_every_measure_and_attack_is_explained_in_one_place():
+    rows = [line for line in (ROOT / "docs/measures.md").read_text().splitlines() if line.startswith("| **")]
+    bold = [re.findall(r"\*\*(.+?)\*\*", row.split("|")[1])[0] for row in rows]
+    explained = {name.lower().replace("-", "") for names in bold for name in names.split(", ")}
+    shown = {label.lower() for _, label, *_ in chain(*SHOWN.values(), FIRST_UNSAFE)}
+    assert shown | {attack.replace("-", "") for attack in BUDGETED} <= explained
