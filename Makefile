@@ -14,7 +14,7 @@ demo: install  ## set-up, then the whole pipeline on the demo world
 	@$(BIN)/safetydpo summary results/demo
 
 test: install  ## set-up, then every test
-	$(BIN)/pytest --numprocesses=auto --dist=loadgroup
+	$(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 install: .venv/installed  ## .venv with pinned dependencies
 

@@ -7,15 +7,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # a core for each of pytest's processes
 
 import pytest
+from filelock import FileLock
 from llm import RUNNING
 from snakes import Workdir
-
-
-def pytest_collection_modifyitems(items):
-    """Tests that want the finished run are for one process, so that it is made once."""
-    for item in items:
-        if "finished" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("finished"))
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +22,11 @@ def _no_server_outlives_its_test():
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Workdir:
     """A finished run of the reduced demo; tests must not change it (copy it)."""
-    work = Workdir(tmp_path_factory.mktemp("run") / "reduced")
-    done = work.run("--show-failed-logs")
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    work = Workdir(base / "reduced")
+    with FileLock(base / "reduced.lock"):  # the first of pytest's processes makes it, the others wait
+        done = work.run("--show-failed-logs")
     assert done.returncode == 0, done.stdout
     return work
 

@@ -44,7 +44,7 @@ class Workdir:
         """The snakemake command line; `changes` is one more overlay."""
         files = list(configs)
         if changes is not None:
-            files.append(self.folder / "changes.yaml")
+            files.append(self.folder / f"changes-{os.getpid()}.yaml")
             files[-1].write_text(yaml.safe_dump(changes))
         overlays = ["--configfile", *map(str, files)] if files else []
         base = [sys.executable, "-m", "snakemake", "--cores", "2", "--scheduler", "greedy", "--snakefile"]

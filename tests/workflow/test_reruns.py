@@ -5,6 +5,8 @@ import copy
 import yaml
 from snakes import REDUCED, Workdir, copy_of_the_sources
 
+from safetydpo.config.versions import STAGE_VERSION
+
 EVALUATION = {"benchmark_prompts", "render_benchmark", "score", "metrics", "report", "all", "resolved_config"}
 
 
@@ -105,7 +107,9 @@ def test_a_comment_in_the_library_redoes_nothing(finished, tmp_path):
 
 
 def test_a_raised_stage_version_redoes_the_stage(finished, tmp_path):
-    plan = edited(finished, tmp_path, "src/safetydpo/config/versions.py", '"merge": 1,', '"merge": 2,')
+    number = STAGE_VERSION["merge"]
+    now, raised = f'"merge": {number},', f'"merge": {number + 1},'
+    plan = edited(finished, tmp_path, "src/safetydpo/config/versions.py", now, raised)
     assert plan["merge_experts"] == 2
     assert "train_expert" not in plan
 

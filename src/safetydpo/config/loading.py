@@ -122,7 +122,7 @@ def read_yaml(path: Path | str) -> Any:
         raise SafetyDPOError(f"{path} cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
         raise SafetyDPOError(f"{path} is not YAML (byte {error.start} is not UTF-8).") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the date 2026-13-45
         raise SafetyDPOError(f"{path} is not YAML ({_reason(error)}).") from None
     _refuse_repeated_keys(path, text)
     return values
@@ -135,7 +135,7 @@ def refuse_repeated_keys(paths: Iterable[Path | str]) -> None:
             _refuse_repeated_keys(path, Path(path).read_text(encoding="utf-8"))
 
 
-def _reason(error: yaml.YAMLError) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return str(error).splitlines()[0]

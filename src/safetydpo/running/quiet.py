@@ -22,8 +22,9 @@ def quiet_transformers() -> None:
 
 
 def quiet_diffusers() -> None:
-    """The same for diffusers, which loads transformers' parts."""
+    """The same for diffusers, which loads transformers' parts, and no word of parts that a LoRA leaves alone."""
     from diffusers.utils import logging as diffusers_logging
 
     quiet_transformers()
     diffusers_logging.disable_progress_bar()
+    diffusers_logging.get_logger("diffusers.loaders").setLevel(diffusers_logging.ERROR)  # models/adapters.py looks itself
