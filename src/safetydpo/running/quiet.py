@@ -27,4 +27,5 @@ def quiet_diffusers() -> None:
 
     quiet_transformers()
     diffusers_logging.disable_progress_bar()
-    diffusers_logging.get_logger("diffusers.loaders").setLevel(diffusers_logging.ERROR)  # models/adapters.py looks itself
+    # models/adapters.py looks itself whether all of a LoRA was applied
+    diffusers_logging.get_logger("diffusers.loaders").setLevel(diffusers_logging.ERROR)
