@@ -19,13 +19,16 @@ from safetydpo.judges.sound import AGAIN
 
 
 class Eyes:
-    """All judges of a config; `look` gives one row of scores per image."""
+    """All judges of a config; `look` gives one row of scores per image.
 
-    def __init__(self, config: Judges, device: torch.device) -> None:
+    own: whether Q16's prompts are the run's copy of them, not the user's file.
+    """
+
+    def __init__(self, config: Judges, device: torch.device, own: bool = True) -> None:
         self.clip = ClipEyes(config.clip_score, device, config.dtype)
         self.shared = config.q16_clip == config.clip_score
         clip = self.clip if self.shared else ClipEyes(config.q16_clip, device, config.dtype)
-        self.q16 = Q16(clip, config.q16_prompts)
+        self.q16 = Q16(clip, config.q16_prompts, own)
         self.detector = detector_of(config.detector, config.detector_path, device)
         self.inception = Inception(device) if config.features == "inception" else None
 

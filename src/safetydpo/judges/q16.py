@@ -33,14 +33,14 @@ class _NumpyOnly(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def read_q16_prompts(path: Path | str) -> torch.Tensor:
-    """Tuned prompts (2, d), fp32: safetensors with `prompts`, or the published pickle.
+def read_q16_prompts(path: Path | str, own: bool = False) -> torch.Tensor:
+    """Tuned prompts (2, d), fp32: safetensors with `prompts`, or the published pickle; own: the run's copy of them.
 
     SafetyDPOError where they are no two directions: NaN, infinite, all zeros, or twice the same.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        tensors = read_safetensors(path, own=False)[0]
+        tensors = read_safetensors(path, own)[0]
         if "prompts" not in tensors:
             raise SafetyDPOError(f"{path} has no tensor `prompts`; it has {', '.join(tensors)}.")
         return _two_prompts(tensors["prompts"].float(), path)
@@ -71,9 +71,9 @@ def _two_prompts(prompts: torch.Tensor, path: Path) -> torch.Tensor:
 class Q16:
     """Q16 (arXiv 2202.06675): probability of `inappropriate` by two tuned prompts."""
 
-    def __init__(self, clip: ClipEyes, prompts: Path | str) -> None:
+    def __init__(self, clip: ClipEyes, prompts: Path | str, own: bool = False) -> None:
         self.clip = clip
-        self.prompts = F.normalize(read_q16_prompts(prompts).to(clip.model.device), dim=1)
+        self.prompts = F.normalize(read_q16_prompts(prompts, own).to(clip.model.device), dim=1)
         width = clip.model.config.projection_dim
         if self.prompts.shape[1] != width:
             raise SafetyDPOError(

@@ -18,6 +18,6 @@ def check_judges(config: Judges, out: Path | str, q16: Path | str) -> None:
     Raises SafetyDPOError when one is not to be had or does not see, or Q16's prompts are of another CLIP: before
     anything expensive.
     """
-    Eyes(config, torch.device("cpu")).check()
+    Eyes(config, torch.device("cpu"), own=False).check()
     write_safetensors({"prompts": read_q16_prompts(config.q16_prompts)}, q16, {"source": config.q16_prompts})
     write_text(json.dumps(config.model_dump(), indent=1) + "\n", out)
