@@ -12,7 +12,7 @@ from safetydpo.attacks.vocabulary import Sequences, Vocabulary
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.eyes import Eyes
-from safetydpo.models.pipeline import not_finite
+from safetydpo.models.pipeline import finite_of
 from safetydpo.models.sampling import images_of
 from safetydpo.storage.finite import finite
 
@@ -64,9 +64,7 @@ class Target:
 
     def numbers(self, values: torch.Tensor, what: str) -> torch.Tensor:
         """What the model computed, as it is; SafetyDPOError where it is NaN or infinite."""
-        if not values.isfinite().all():
-            raise not_finite(self.pipeline, f"attacks: {what} of {self.model.id} are not finite")
-        return values
+        return finite_of(self.pipeline, values, f"attacks: {what} of {self.model.id} are not finite")
 
     def begun(self) -> float:
         """Seconds since the target was opened."""

@@ -21,8 +21,8 @@ class Judges(Section):
     clip_score: UserPath = Field(description="CLIP folder or hub id for CLIPScore")
     features: Literal["clip", "inception", "detector"] = Field(
         "clip",
-        description="Features of FID and KID: the CLIP of CLIPScore, Inception (published values are in these; extra "
-        "`fid`), or the demo detector's",
+        description="Features of FID and KID: the CLIP of CLIPScore, Inception (those of published values, which are "
+        "to real images; extra `fid`), or the demo detector's",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of CLIP; in bfloat16, Q16 looks again in float32 where it is in doubt"

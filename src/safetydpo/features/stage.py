@@ -17,7 +17,7 @@ import torch
 
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.pipeline import load_pipeline, not_finite
+from safetydpo.models.pipeline import finite_of, load_pipeline
 from safetydpo.models.text_encoder import encode_prompts
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import made_by, read_parquet, write_safetensors
@@ -71,12 +71,11 @@ def write_features(
         for mirrored in (False, True) if flip else (False,):
             name = f"{role}_flip" if mirrored else role
             encoded = encode_images(pipeline, list(rows[column]), config.batch_size, mirrored)
-            tensors[f"{name}_mean"], tensors[f"{name}_std"] = encoded
+            for part, tensor in zip(("mean", "std"), encoded, strict=True):
+                what = f"{config.id}: {name}_{part} of {images[0]} is not finite"
+                tensors[f"{name}_{part}"] = finite_of(pipeline, tensor, what)
     distinct = [*dict.fromkeys(text for _, column in roles.values() for text in texts[column] if text), ""]
     tensors |= encode_prompts(pipeline, distinct)
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise not_finite(pipeline, f"{config.id}: {bad[0]} of {images[0]} is not finite")
     row_of = {text: i for i, text in enumerate(distinct)}
     for role, (_, column) in roles.items():
         tensors[f"{role}_caption"] = torch.tensor([row_of[text] for text in texts[column]])

@@ -1,4 +1,6 @@
-"""LoRA files as diffusers reads them, and as plain factors: module path -> (lora_A (r, in), lora_B (out, r))."""
+"""LoRA files as diffusers reads them, and as plain factors: module path -> (lora_A (r, in), lora_B (out, r)), of a
+convolution (r, in, k, k) and (out, r, 1, 1).
+"""
 
 from pathlib import Path
 

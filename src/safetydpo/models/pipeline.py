@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
@@ -19,6 +20,7 @@ from safetydpo.models.adapters import fuse
 from safetydpo.models.folders import folder_of, refuse_pickle, variant_of
 from safetydpo.running.devices import device_of
 from safetydpo.running.quiet import quiet_diffusers
+from safetydpo.storage.finite import Numbers
 
 # What the libraries raise for a folder or a file that is damaged, incomplete or of a kind they do not know.
 UNREADABLE = (OSError, ValueError, TypeError, AttributeError, NotImplementedError, SafetensorError)
@@ -184,6 +186,14 @@ def native_size(pipeline: Any) -> tuple[int, int]:
         )
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return height * unit, width * unit
+
+
+def finite_of(pipeline: Any, values: Numbers, what: str) -> Numbers:
+    """Values that a pipeline computed, as they are; the error of `not_finite` where one is NaN or infinite."""
+    good = np.isfinite(values) if isinstance(values, np.ndarray) else values.isfinite()
+    if not good.all():
+        raise not_finite(pipeline, what)
+    return values
 
 
 def not_finite(pipeline: Any, what: str) -> SafetyDPOError:

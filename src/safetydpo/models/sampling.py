@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from safetydpo.config.model import Model
-from safetydpo.models.pipeline import not_finite
+from safetydpo.models.pipeline import finite_of
 from safetydpo.running.progress import progress
 
 
@@ -28,8 +28,7 @@ def images_of(pipeline: Any, prompts: list[str], seeds: Sequence[int], config: M
 
 def pixels_of(pipeline: Any, images: np.ndarray, model: str) -> np.ndarray:
     """Images in [0, 1] of a pipeline as uint8; SafetyDPOError where a value is not finite, instead of black ones."""
-    if not np.isfinite(images).all():
-        raise not_finite(pipeline, f"{model} rendered values that are not finite")
+    images = finite_of(pipeline, images, f"{model} rendered values that are not finite")
     return (images * 255).round().astype(np.uint8)
 
 

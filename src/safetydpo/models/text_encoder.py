@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from safetydpo.config.model import Model
-from safetydpo.models.pipeline import load_pipeline, not_finite
+from safetydpo.models.pipeline import finite_of, load_pipeline
 
 
 @contextmanager
@@ -43,10 +43,11 @@ def encode_prompts(pipeline: Any, prompts: list[str], batch_size: int = 64) -> d
             parts.setdefault("encoder_hidden_states", []).append(encoded[0].float().cpu())
             if len(encoded) == 4:
                 parts.setdefault("text_embeds", []).append(encoded[2].float().cpu())
-    found = {name: torch.cat(tensors) for name, tensors in parts.items()}
-    if not all(tensor.isfinite().all() for tensor in found.values()):
-        raise not_finite(pipeline, f"The text embeddings of {pipeline.name_or_path} are not finite")
-    return found
+    return {name: _finite(pipeline, torch.cat(tensors)) for name, tensors in parts.items()}
+
+
+def _finite(pipeline: Any, embeddings: torch.Tensor) -> torch.Tensor:
+    return finite_of(pipeline, embeddings, f"The text embeddings of {pipeline.name_or_path} are not finite")
 
 
 class TextEncoder:
@@ -74,9 +75,7 @@ class TextEncoder:
                 max_length=tokenizer.model_max_length,
                 return_tensors="pt",
             )
-            pooled = self.pipeline.text_encoder(tokens.input_ids).pooler_output
-            if not pooled.isfinite().all():
-                raise not_finite(self.pipeline, f"The text embeddings of {self.pipeline.name_or_path} are not finite")
+            pooled = _finite(self.pipeline, self.pipeline.text_encoder(tokens.input_ids).pooler_output)
             parts.append(torch.nn.functional.normalize(pooled, dim=1).numpy())
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import platform
 import sys
@@ -79,9 +80,12 @@ def scale_of(snakemake: Any) -> float:
     """The LoRA scale that tuning chose; 1 for methods that are not tuned. SafetyDPOError if its file is not whole."""
     path = snakemake.input.get("scale")
     try:
-        return float(json.loads(Path(path).read_text(encoding="utf-8"))["scale"]) if path else 1.0
+        scale = float(json.loads(Path(path).read_text(encoding="utf-8"))["scale"]) if path else 1.0
     except (ValueError, KeyError, TypeError):
-        raise SafetyDPOError(f"{path} holds no LoRA scale: delete it and rerun snakemake.") from None
+        scale = math.nan
+    if not math.isfinite(scale):  # JSON's NaN too
+        raise SafetyDPOError(f"{path} holds no LoRA scale: delete it and rerun snakemake.")
+    return scale
 
 
 def _machine(snakemake: Any, section: str) -> dict[str, Any]:

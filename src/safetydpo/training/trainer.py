@@ -174,10 +174,7 @@ class Trainer:
         return pd.DataFrame(self.rows)
 
     def step(self, step: int) -> dict[str, float] | None:
-        """One optimizer step; its row of the log, or None where an interrupt dropped it half done.
-
-        The only wait for the device is where the row is read.
-        """
+        """One optimizer step; its row of the log, or None where an interrupt dropped it half done."""
         begin, turns, logged = time.perf_counter(), self.config.gradient_accumulation_steps, []
         self.objective.seen.clear()
         terms: Terms = {}

@@ -17,7 +17,7 @@ def test_a_method_that_is_not_tuned_has_scale_1(tmp_path):
     assert scale_of(SimpleNamespace(input={"scale": tmp_path / "scale.json"})) == 0.75
 
 
-@pytest.mark.parametrize("text", ["", '{"scale"', "[]", "{}", '{"scale": null}', '{"scale": "high"}'])
+@pytest.mark.parametrize("text", ["", '{"scale"', "[]", "{}", '{"scale": null}', '{"scale": "high"}', '{"scale": NaN}'])
 def test_a_scale_file_that_is_not_whole_is_one_sentence(tmp_path, text):
     (tmp_path / "scale.json").write_text(text)
     with pytest.raises(SafetyDPOError, match=r"scale\.json holds no LoRA scale: delete it and rerun snakemake\.$"):
