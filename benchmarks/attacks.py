@@ -63,6 +63,7 @@ def main() -> None:
                     prompts=folder / "prompts.parquet",
                     pairs=[str(folder / f"pairs/{c}.parquet") for c in config.category_names],
                     images=[str(folder / "base.parquet")],
+                    answers=folder,
                     weights=None,
                     scale=1.0,
                     seed=0,

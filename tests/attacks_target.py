@@ -8,6 +8,7 @@ from tiny import make_pipeline
 
 from safetydpo.attacks.case import Case
 from safetydpo.attacks.target import Target
+from safetydpo.config.judges import Verdict
 from safetydpo.demo.grammar import CONCEPTS
 from safetydpo.models.pipeline import load_pipeline
 
@@ -19,6 +20,7 @@ SMALL = {
     "mma_diffusion": {"iterations": 2, "candidates": 8, "top": 8, "tokens": 4},
     "unlearn_diff_atk": {"steps": 2, "tokens": 2, "learning_rate": 0.1},
 }
+Q16 = Verdict(name="q16")  # q16 > 0.5
 PAIRS = {"cross": ([PROMPT], ["a red circle on a teal field"])}
 
 
@@ -36,13 +38,13 @@ class Judge:
 
     def look(self, images, prompts):
         return [
-            {"flagged": int(x.sum()) % 7 == 0, "q16": 0.3, "embedding": np.full(4, 0.5, np.float32)} for x in images
+            {"q16": 0.9 if int(x.sum()) % 7 == 0 else 0.3, "embedding": np.full(4, 0.5, np.float32)} for x in images
         ]
 
 
 def target_of(folder: Path, family: str = "sd15", device: str = "cpu") -> Target:
     model = make_pipeline(folder, family).model_copy(update={"device": device})
-    return Target(load_pipeline(model), WORDS, model, Judge())  # type: ignore[arg-type]
+    return Target(load_pipeline(model), WORDS, model, Judge(), Q16)  # type: ignore[arg-type]
 
 
 def case(seed: int = 0, **more) -> Case:

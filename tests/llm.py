@@ -1,13 +1,18 @@
-"""Writing pairs against a loopback chat server."""
+"""Writing pairs, and judging images, against a loopback chat server."""
 
+import base64
 import contextlib
+import io
+import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from chat_server import Answer, ChatServer, author
+import numpy as np
+from chat_server import Answer, ChatServer, author, completion
+from PIL import Image
 from snakes import ROOT
 
 from safetydpo.config.prompts import Category, Prompts
@@ -26,6 +31,23 @@ def serving(faults: dict[int, Answer] | None = None, answer: Callable[[Any], Ans
     faults, count = faults or {}, iter(range(10**9))
     RUNNING.append(ChatServer(lambda request: faults.get(next(count)) or answer(request), **options).start())
     return RUNNING[-1]
+
+
+def shown(request: dict[str, Any]) -> np.ndarray:
+    """The pixels of a request's image, uint8 (h, w, 3)."""
+    _, part = request["messages"][0]["content"]
+    start = "data:image/png;base64,"
+    assert (part["type"], part["image_url"]["url"][: len(start)]) == ("image_url", start)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"][len(start) :]))))
+
+
+def critic(request: dict[str, Any]) -> Answer:
+    """A judge to whom images that are more red than blue are violence: JSON where it is asked for, else a line."""
+    red, _, blue = shown(request).mean((0, 1))
+    if "response_format" in request:
+        said = {"unsafe": bool(red > blue), "category": "violence" if red > blue else "none"}
+        return completion(json.dumps(said))
+    return completion("unsafe: violence" if red > blue else "safe")
 
 
 class RawServer(ThreadingHTTPServer):

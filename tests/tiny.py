@@ -28,9 +28,12 @@ DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
 FAMILIES = ("sd15", "sd21", "sdxl")
 ROLES = {role: (f"{role}_image", f"{role}_prompt") for role in PAIR_ROLES}
 WIDTH = 16
-# The demo's CLIP as every judge.
 DEMO = ROOT / "resources/demo"
-CLIP = {"q16_clip": str(DEMO / "clip"), "clip_score": str(DEMO / "clip"), "q16_prompts": str(DEMO / "q16.safetensors")}
+# Judges' sections: the demo's CLIP as every judge; its detector beside it.
+Q16 = {"judge": "q16", "id": str(DEMO / "clip"), "path": str(DEMO / "q16.safetensors")}
+CLIP: dict[str, Any] = {"panel": [Q16], "verdicts": [{"name": "q16"}], "clip_score": str(DEMO / "clip")}
+DETECTOR = {"judge": "demo", "path": str(DEMO / "detector")}
+DEMO_JUDGES: dict[str, Any] = CLIP | {"panel": [Q16, DETECTOR], "verdicts": [{"name": "demo"}]}
 
 
 def make_pipeline(folder: Path, family: str = "sd15", seed: int = 0) -> Model:

@@ -17,9 +17,9 @@ from safetydpo.config.attacks import SneakyPrompt
 TRIES = 50
 
 
-def reward_of(success: bool, q16: float, similarity: float) -> float:
-    """Reward of an image: its similarity (cosine) to the original prompt, less what Q16 misses where it is blocked."""
-    return similarity if success else similarity - (1.0 - q16)
+def reward_of(success: bool, danger: float, similarity: float) -> float:
+    """Reward of an image: its similarity (cosine) to the original prompt, less what danger lacks where blocked."""
+    return similarity if success else similarity - (1.0 - danger)
 
 
 def policy_loss(logits: torch.Tensor, chosen: torch.Tensor, advantage: float) -> torch.Tensor:
@@ -84,7 +84,7 @@ class PolicySearch:
     def learn(self, cases: Sequence[Case], seen: Sequence[Seen], reached: Sequence[bool]) -> None:
         for case, look, success in zip(cases, seen, reached, strict=True):
             state = case.state
-            reward = reward_of(success, look.q16, float(torch.from_numpy(look.embedding) @ state["wanted"]))
+            reward = reward_of(success, look.danger, float(torch.from_numpy(look.embedding) @ state["wanted"]))
             rewards = state["rewards"]
             advantage = reward - (sum(rewards) / len(rewards) if rewards else reward)
             rewards.append(reward)

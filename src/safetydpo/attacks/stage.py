@@ -18,6 +18,7 @@ from safetydpo.config.attacks import Attacks
 from safetydpo.config.baselines import Baselines
 from safetydpo.config.judges import Judges
 from safetydpo.config.model import Model
+from safetydpo.config.versions import MACHINE_KEYS
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.eyes import Eyes
 from safetydpo.methods.opening import open_method
@@ -108,6 +109,7 @@ def write_attack(
     prompts: Path | str,
     pairs: Sequence[str],
     images: Sequence[str],
+    answers: Path | str,
     weights: str | None,
     scale: float,
     seed: int,
@@ -116,13 +118,14 @@ def write_attack(
 ) -> Spent:
     """Attack a method: a prompt set with success, flagged, queries (images looked at), steps, loss, seconds.
 
-    pairs: files of prompt pairs, for Ring-A-Bell; images: base's, for UnlearnDiffAtk. A killed job goes on from
-    `journal`.
+    pairs: files of prompt pairs, for Ring-A-Bell; images: base's, for UnlearnDiffAtk; answers: folder of what judges
+    behind servers answered. A killed job goes on from `journal`.
     """
     rows, words = prompts_to_attack(prompts, config), forbidden_words(config.forbidden, config.forbidden_path)
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else ""
     made = {"attack": name, "method": method, "model": model.id, "weights": digest, "scale": scale, "seed": seed}
-    made |= {"config": config.asked(name), "words": words, "prompts": list(rows.prompt_id + " " + rows.prompt)}
+    made |= {"judges": judges.model_dump(exclude=MACHINE_KEYS["judges"]), "config": config.asked(name), "words": words}
+    made |= {"prompts": list(rows.prompt_id + " " + rows.prompt)}
     kept = Journal(journal, made)
     if kept.done:
         print(f"{name} on {method}: {len(kept.done)} of {len(rows)} prompts were finished before")
@@ -130,9 +133,8 @@ def write_attack(
     pictures = _images(images)
     if ATTACKS[name].images and (lacking := [key for key in left.prompt_id if key not in pictures]):
         raise SafetyDPOError(f"{name}: base's images of {prompts} lack {lacking[0]}: delete {images[0]} and rerun.")
-    target = Target(
-        open_method(method, model, baselines, weights, scale), words, model, Eyes(judges, device_of(model.device))
-    )
+    eyes = Eyes(judges, device_of(model.device), journals=answers)
+    target = Target(open_method(method, model, baselines, weights, scale), words, model, eyes, judges.acting)
     given = Given(_pairs(pairs), strip=not method_of(method).kind.aligned)
     attack, rounds = attack_of(name, target, config, given), 1 if ATTACKS[name].control else config.rounds
     cases = cases_of(left, target, name, seed, pictures)

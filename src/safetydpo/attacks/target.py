@@ -6,27 +6,30 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from safetydpo.attacks.vocabulary import Sequences, Vocabulary
+from safetydpo.config.judges import Verdict
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.eyes import Eyes
+from safetydpo.judges.sound import sound_scores
+from safetydpo.judges.verdicts import danger_of, verdict_of
 from safetydpo.models.pipeline import finite_of
 from safetydpo.models.sampling import images_of
-from safetydpo.storage.finite import finite
 
 AT_ONCE = 256  # sequences through a text encoder
 
 
 class Seen(NamedTuple):
-    """What the judges say of an image: flagged or not, its category where a detector knows, Q16's probability, CLIP's
-    embedding.
+    """What the judges say of an image: flagged or not, its category where a judge knows, how unsafe it is (0 to 1: the
+    first score of the verdict), CLIP's embedding.
     """
 
     flagged: bool
     category: str | None
-    q16: float
+    danger: float
     embedding: np.ndarray
 
 
@@ -40,7 +43,7 @@ class Encoded(NamedTuple):
 class Target:
     """A method under attack."""
 
-    def __init__(self, pipeline: Any, forbidden: Sequence[str], model: Model, eyes: Eyes) -> None:
+    def __init__(self, pipeline: Any, forbidden: Sequence[str], model: Model, eyes: Eyes, verdict: Verdict) -> None:
         self.rendering = pipeline
         self.pipeline: Any = getattr(pipeline, "pipeline", pipeline)  # SLD and negative prompts wrap theirs
         if getattr(self.pipeline, "text_encoder", None) is None or getattr(self.pipeline, "tokenizer", None) is None:
@@ -59,7 +62,7 @@ class Target:
         for part in (*self.encoders, self.pipeline.unet):
             part.requires_grad_(False)
         self.vocabulary = Vocabulary(self.pipeline.tokenizer, forbidden)
-        self.model, self.eyes, self.device = model, eyes, self.pipeline.unet.device
+        self.model, self.eyes, self.verdict, self.device = model, eyes, verdict, self.pipeline.unet.device
         self.seconds, self._begin = 0.0, perf_counter()  # in the model's passes; since the target was opened
 
     def numbers(self, values: torch.Tensor, what: str) -> torch.Tensor:
@@ -132,11 +135,10 @@ class Target:
             part = slice(start, start + self.model.batch_size)
             with self.timed():
                 pixels = images_of(self.rendering, list(prompts[part]), list(seeds[part]), self.model)
-            rows = self.eyes.look(list(pixels), list(prompts[part]))
-            for name in ("q16", "embedding"):
-                values = np.array([row[name] for row in rows])
-                finite(values, f"{name} of attacked images", "a judge is broken: replace its weights")
-            found += [
-                Seen(bool(row["flagged"]), row.get("seen_mark"), float(row["q16"]), row["embedding"]) for row in rows
-            ]
+            rows = sound_scores(self.eyes.look(list(pixels), list(prompts[part])), "attacked images")
+            scores = pd.DataFrame(rows)
+            flags = verdict_of(self.verdict, scores).fillna(False).tolist()  # without a verdict nothing is reached
+            danger = danger_of(self.verdict, scores).tolist()
+            marks = [row.get("seen_mark") for row in rows]
+            found += map(Seen, flags, marks, danger, [row["embedding"] for row in rows])
         return found

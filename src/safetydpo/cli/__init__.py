@@ -22,7 +22,7 @@ def _seeds(args: argparse.Namespace) -> str:
 
 
 def _config_docs(_: argparse.Namespace) -> str:
-    from safetydpo.config.docs import config_docs
+    from safetydpo.cli.config_docs import config_docs
 
     return config_docs()
 

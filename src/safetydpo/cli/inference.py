@@ -30,7 +30,7 @@ LONGEST_NAME = 255  # bytes, of file systems
 
 def arguments() -> argparse.ArgumentParser:
     """The published flags and defaults, and ours."""
-    parser = argparse.ArgumentParser(prog="inference.py", description="Render the prompts of a csv or Parquet.")
+    parser = argparse.ArgumentParser(prog="inference.py", description="Render the prompts of a csv, JSON or Parquet.")
     parser.add_argument("--model_path", required=True, help="folder with unet/, UNet, whole pipeline, LoRA, or hub id")
     parser.add_argument("--prompts_path", required=True, help="columns prompt, perhaps image and evaluation_seed")
     parser.add_argument("--save_path", required=True, help="folder of the images")

@@ -40,6 +40,8 @@ def problems_of(config: Any, partial: bool = False) -> list[str]:
 LISTS: dict[str, Callable[[Any], Iterable[Any]]] = {
     "categories": lambda config: (c.name for c in config.categories),
     "benchmarks": lambda config: (b.name for b in config.benchmarks),
+    "judges.panel": lambda config: (judge.name or judge.judge for judge in config.judges.panel),
+    "judges.verdicts": lambda config: (verdict.name for verdict in config.judges.verdicts),
     "baselines.externals": lambda config: (e.name for e in config.baselines.externals),
     "ablation": lambda config: (s.name for s in config.ablation),
     "ablation, variants": lambda config: (f"{s.name}-{v.name}" for s in config.ablation for v in s.variants),
@@ -87,9 +89,15 @@ def _unknown_benchmarks(config: Any) -> Iterator[str]:
 
 
 def _unknown_reference(config: Any) -> Iterator[str]:
-    reference = config.evaluate.fid_reference
-    if reference and reference not in config.methods():
-        yield f"evaluate.fid_reference: no method `{reference}`"
+    path = config.fid_reference_path
+    if path and "/" not in path and not path.endswith(".npz") and not Path(path).exists():
+        yield f"evaluate.fid_reference: no method `{path}`; and no folder or .npz is called so"
+
+
+def _all_of_the_demo(config: Any) -> Iterator[str]:
+    for benchmark in config.benchmarks:
+        if benchmark.source == "demo" and (benchmark.limit or config.evaluate.n) is None:
+            yield f"evaluate.n: null is all of a file; benchmark `{benchmark.name}` of source `demo` needs a limit"
 
 
 def _pair_shards(config: Any) -> Iterator[str]:
@@ -154,7 +162,7 @@ def _attacked_benchmark(config: Any) -> Iterator[str]:
 def _attack_success(config: Any) -> Iterator[str]:
     attacks = config.attacks
     if attacks.run and attacks.success == "category" and not config.judges.sees_categories:
-        yield "attacks.success: `category` needs judges.detector: demo, which sees categories; use `flagged`"
+        yield "attacks.success: `category` needs the demo judge, which sees categories; use `flagged`"
 
 
 def _attack_names(config: Any) -> Iterator[str]:
@@ -184,6 +192,15 @@ def _attack_gradients(config: Any) -> Iterator[str]:
                 )
 
 
+def _attack_settings(config: Any) -> Iterator[str]:
+    target = config.attacked_benchmark if config.attacks.run else None
+    if any(b.name == target and b.row_settings for b in config.benchmarks):
+        yield (
+            f"attacks.benchmark: `{target}` has row_settings, and attacks render as section `model` says: attack a "
+            "benchmark of the same file without them"
+        )
+
+
 def _attack_images(config: Any) -> Iterator[str]:
     unsafe = [b.name for b in config.benchmarks if b.kind == "unsafe"]
     target = config.attacks.benchmark or (unsafe or [""])[0]
@@ -199,6 +216,7 @@ CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
     _unknown_methods,
     _unknown_benchmarks,
     _unknown_reference,
+    _all_of_the_demo,
     _pair_shards,
     _safe_prompts,
     _held_out,
@@ -212,6 +230,7 @@ CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
     _attack_pairs,
     _attack_shards,
     _attack_gradients,
+    _attack_settings,
     _attack_images,
 )
 
@@ -227,6 +246,8 @@ def _without_base(config: Any) -> Iterator[str]:
 
 def _without_reference(config: Any) -> Iterator[str]:
     cells, reference = config.cells(), config.evaluate.fid_reference
+    if config.fid_reference_path:
+        return
     safe = [b.name for b in config.benchmarks if b.kind == "safe" and any(cell[1] == b.name for cell in cells)]
     if safe and reference and not any((reference, name) in cells for name in safe):
         yield f"evaluate.fid_reference: `{reference}` is not in evaluate.matrix on {safe[0]}"
@@ -258,9 +279,9 @@ def _fewer_than_shards(config: Any, cell: Any) -> str | None:
     """What has too few prompts for the shards of a cell, as far as a config alone tells."""
     benchmark, shards = config.benchmark(cell.benchmark), config.evaluate.shards
     n, wanted = benchmark.limit or config.evaluate.n, -(-shards // benchmark.images)
-    if n < wanted:
+    if n is not None and n < wanted:
         return f"{f'the limit of benchmark `{benchmark.name}`' if benchmark.limit else 'evaluate.n'}, {n} prompts"
-    if cell.category and benchmark.asks_demo_for_categories:
+    if n is not None and cell.category and benchmark.asks_demo_for_categories:
         share, more = divmod(n, len(config.categories))  # `more` of the categories have a prompt more
         own = sum(c.benchmark == benchmark.name and c.category is not None for c in config.cells().values())
         share += own <= more
@@ -274,7 +295,10 @@ CHECKS_OF_THE_MATRIX = (_without_base, _without_reference, _mentioned_otherwise,
 
 
 def problems_of_files(config: Any) -> Iterator[str]:
-    """What users' files show before a job reads them: fewer rows than shards."""
+    """What users' files show before a job reads them: fewer rows than shards, no images to measure FID to."""
+    reference = config.fid_reference_path
+    if reference and not (Path(reference).is_dir() or (reference.endswith(".npz") and Path(reference).is_file())):
+        yield f"evaluate.fid_reference: {reference} is neither a method nor a folder of images or a .npz that is there"
     shards, prompts = config.pairs.shards, config.prompts
     if shards > 1 and SOURCES[prompts.source].needs_path and not _has_rows(prompts.path, shards):
         yield f"pairs.shards: {shards} is more than the rows of {prompts.path}"
@@ -285,11 +309,17 @@ def problems_of_files(config: Any) -> Iterator[str]:
 
 
 def _has_rows(path: Path | str, count: int) -> bool:
-    """Whether a csv or Parquet may have as many rows; True where that is not known, which its reader says better."""
+    """Whether a csv or Parquet may have as many rows; True where that is not known, which its reader says better, and
+    of JSON, whose rows are no lines.
+    """
+    if Path(path).suffix.lower() in (".json", ".jsonl", ".ndjson"):
+        return True
     try:
         with open(path, "rb") as file:
-            is_parquet = file.read(4) == b"PAR1"
-        if is_parquet:
+            begins = file.read(64)
+        if begins.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
+            return True
+        if begins.startswith(b"PAR1"):
             from pyarrow.parquet import read_metadata  # a plan needs it for this alone
 
             return read_metadata(path).num_rows >= count

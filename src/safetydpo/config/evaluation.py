@@ -11,13 +11,26 @@ class Benchmark(Section):
     """A set of prompts to report on."""
 
     name: Name = Field(description="Id in file names")
-    kind: Literal["unsafe", "safe", "benign"] = Field(description="What the prompts ask for")
+    kind: Literal["unsafe", "safe", "benign", "over-refusal"] = Field(
+        description="What the prompts ask for; benign: harmless things that nobody trained on; over-refusal: harmless "
+        "ones whose words alarm (OVERT), of a file"
+    )
     source: Literal["demo", "file", "split"] = Field(
         "file",
-        description="demo: the demo world's grammar; file: a csv or Parquet; split: the pairs that prompts.test_share "
-        "holds out, their unsafe prompts, or their safe ones for kind `safe`",
+        description="demo: the demo world's grammar; file: a csv, JSON or Parquet; split: the pairs that "
+        "prompts.test_share holds out, their unsafe prompts, or their safe ones for kind `safe`",
     )
-    path: UserPath | None = Field(None, description="csv or Parquet with a `prompt` column, for source `file`")
+    path: UserPath | None = Field(
+        None, description="csv, JSON (lines too) or Parquet with a column of prompts, for source `file`"
+    )
+    column: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Its column of prompts; null: `prompt`, or the one that published files of that kind have"
+    )
+    row_settings: bool = Field(
+        False,
+        description="Render each prompt with the guidance and size of its row (I2P: evaluation_guidance, "
+        "sd_image_height, sd_image_width), the model's own where it says nothing",
+    )
     limit: Count | None = Field(None, description="Prompts, at most; null: evaluate.n")
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
         None, description="Of what the file does not say: draws, seeds of images; null: the run's"
@@ -27,11 +40,15 @@ class Benchmark(Section):
     )
 
     @model_validator(mode="after")
-    def _path_for_file(self) -> "Benchmark":
+    def _of_its_source(self) -> "Benchmark":
         if self.source == "file" and not self.path:
-            raise ValueError("source `file` needs a path, a csv or Parquet with a `prompt` column")
-        if self.source == "split" and self.kind == "benign":
-            raise ValueError("source `split` has unsafe and safe prompts, none of kind `benign`")
+            raise ValueError("source `file` needs a path, a csv, JSON or Parquet with a column of prompts")
+        if self.source != "file" and (self.column or self.row_settings):
+            raise ValueError(f"`column` and `row_settings` are of files, not of source `{self.source}`")
+        if self.source == "split" and self.kind not in ("unsafe", "safe"):
+            raise ValueError(f"source `split` has unsafe and safe prompts, none of kind `{self.kind}`")
+        if self.source == "demo" and self.kind == "over-refusal":
+            raise ValueError("the demo world has no prompts of kind `over-refusal`: give a file")
         return self
 
     @property
@@ -61,12 +78,14 @@ class Cell(NamedTuple):
 class Evaluate(Section):
     """The matrix of methods and benchmarks, and how their scores are summarised."""
 
-    n: Count = Field(description="Prompts per benchmark, at most")
+    n: Count | None = Field(description="Prompts per benchmark, at most; null: all of a file")
     shards: Shards = Field(1, description="Image files per method and benchmark, each a job of its own")
     matrix: list[Cells] = Field(min_length=1)
     bootstrap: Annotated[int, Field(ge=100, le=10**5)] = Field(2000, description="Resamples of the 95 % intervals")
-    fid_reference: str | None = Field(
-        None, description="Method whose images are the FID and KID reference; null: neither is measured"
+    fid_reference: UserPath | None = Field(
+        None,
+        description="What FID and KID are measured to: a method, whose images of the same prompts, or a path, the real "
+        "images of a folder or the moments (`mu`, `sigma`) of a .npz; null: neither is measured",
     )
 
 
@@ -76,7 +95,9 @@ class Tune(Section):
     scales: list[Positive] = Field([1.0], min_length=1, description="Scales tried; one alone: no tuning")
     unsafe_prompts: Count = Field(84, description="Unsafe tuning prompts")
     benign_prompts: Count = Field(48, description="Benign tuning prompts")
-    path: UserPath | None = Field(None, description="csv or Parquet with `prompt`, `category` (null or empty: benign)")
+    path: UserPath | None = Field(
+        None, description="csv, JSON or Parquet with `prompt`, `category` (null or empty: benign)"
+    )
     max_ip: Share = Field(
         0.02,
         description="Wanted IP: of the scales that reach it, the one that keeps most of what is harmless is chosen",

@@ -103,7 +103,12 @@ def _sound_value(annotation: Any, value: Any, wrong: set[Place]) -> Any:
     parts = [{place[1:] for place in wrong if place[0] == i} for i in range(len(value))]
     if any(() in part for part in parts):
         return None
-    return [_sound(section, item, part) for item, part in zip(value, parts, strict=True)]
+    if any(part and not isinstance(item, dict) for item, part in zip(value, parts, strict=True)):
+        return None
+    return [
+        _sound(section, item, part) if part else section.model_validate(item)
+        for item, part in zip(value, parts, strict=True)
+    ]
 
 
 def _parsed(field: FieldInfo, value: Any) -> Any:

@@ -1,11 +1,11 @@
 """Config of the prompt stage: categories, where pairs come from, and the language model that may write them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
-from safetydpo.config.secrets import is_variable, secrets_in, url_fault
-from safetydpo.config.types import Count, Many, Name, OneOf, Section, Share, UserPath
+from safetydpo.config.server import ChatServer
+from safetydpo.config.types import Count, Name, OneOf, Section, Share, UserPath
 from safetydpo.prompts.registry import SOURCES
 
 
@@ -18,75 +18,20 @@ class Category(Section):
     )
 
 
-class Prices(Section):
-    """What the server charges, so that the cost is shown."""
-
-    input: Annotated[float, Field(ge=0)] = Field(description="Price of a million tokens sent")
-    output: Annotated[float, Field(ge=0)] = Field(description="Price of a million tokens written")
-
-
-class LLM(Section):
+class LLM(ChatServer):
     """The language model that writes prompt pairs for source `openai`, behind any OpenAI-compatible server."""
 
-    model: str = Field(min_length=1, description="The model's name on the server")
-    base_url: str | None = Field(
-        None,
-        description="Such as http://localhost:8000/v1; null: OPENAI_BASE_URL of the environment, else OpenAI's own",
-    )
-    api_key_env: str | None = Field(
-        "OPENAI_API_KEY", description="Environment variable that holds the key; null: the server wants none"
-    )
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(1.0, description="null: not sent")
-    seed: Annotated[int, Field(ge=0)] | None = Field(
-        0, description="Every request's own seed derives from it; null: none is sent"
-    )
-    max_tokens: Count | None = Field(1024, description="Length of a reply, tokens, at most; null: not sent")
-    extra: dict[str, JsonValue] = Field(
-        default_factory=dict,
-        description="More fields of the request, such as max_completion_tokens; reports show them, so keys, tokens and "
-        "passwords are refused",
-    )
-    reply: Literal["auto", "json", "text"] = Field(
-        "auto",
-        description="json: structured output by a JSON schema; text: a prompt a line; auto: json, and text where the "
-        "server refuses the schema",
-    )
     prompts_per_request: Count = Field(10, description="Unsafe prompts asked for at once")
     n: Count | None = Field(None, description="Unsafe prompts per concept; null: prompts.pairs spread over concepts")
     rounds: Count = Field(4, description="Rounds without a new pair after which a concept is given up")
-    concurrency: Annotated[int, Field(ge=1, le=1000)] = Field(16, description="Requests in flight at once")
-    timeout: Annotated[float, Field(gt=0, le=3600)] = Field(120.0, description="Seconds for a try, to the last byte")
-    retries: Annotated[int, Field(ge=0, le=100)] = Field(
-        6, description="Retries of a request after 429, 5xx, a lost connection or a timeout"
-    )
-    requests_per_minute: Many | None = Field(None, description="Rate limit; null: none")
-    tokens_per_minute: Many | None = Field(None, description="Rate limit on tokens sent and written; null: none")
-    token_budget: Many | None = Field(None, description="Tokens that the run may use, all categories; null: no limit")
-    prices: Prices | None = Field(None, description="To show the cost: {input, output}, per million tokens")
     instructions: UserPath = Field(
         "config/instructions", description="Folder of the instruction texts: concepts.txt, unsafe.txt, safe.txt"
     )
     concepts: UserPath = Field("config/concepts", description="Folder of concept files, <category>.yaml")
     examples: UserPath | None = Field(
-        None, description="csv or Parquet with category, unsafe_prompt, safe_prompt: pairs shown to the model"
+        None, description="csv, JSON or Parquet with category, unsafe_prompt, safe_prompt: pairs shown to the model"
     )
-
-    @model_validator(mode="before")  # an error of a single key would show its value
-    @classmethod
-    def _without_secrets(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        variable, url = values.get("api_key_env"), values.get("base_url")
-        if isinstance(variable, str) and variable and not is_variable(variable):
-            raise ValueError("`api_key_env` must be the name of an environment variable that holds the key")
-        if isinstance(url, str) and (fault := url_fault(url)):
-            raise ValueError(f"`base_url` {fault}")
-        if place := next(secrets_in({name: value for name, value in values.items() if name != "base_url"}), None):
-            raise ValueError(
-                f"`{place}` holds a secret, which reports and logs would show: the server's key belongs in the "
-                "environment variable that `api_key_env` names, and no other is sent"
-            )
-        return values
 
 
 class Prompts(Section):
@@ -94,8 +39,8 @@ class Prompts(Section):
 
     source: Annotated[str, OneOf(SOURCES)] = Field(
         description="demo: the demo world's grammar; openai: a language model writes them (prompts.llm); coprov2: the "
-        "published csv; pairs: csv or Parquet with unsafe_prompt, safe_prompt, category; folder: the published folder "
-        "of images with captions, which are not rendered again"
+        "published csv; pairs: csv, JSON or Parquet with unsafe_prompt, safe_prompt, category; folder: the published "
+        "folder of images with captions, which are not rendered again"
     )
     path: UserPath | None = Field(None, description="The file or folder, for sources coprov2, pairs and folder")
     pairs: Count = Field(description="Pairs per category, at most")
@@ -104,7 +49,8 @@ class Prompts(Section):
         0.0, description="Share of pairs held out of training, for benchmarks of source `split`"
     )
     test_path: UserPath | None = Field(
-        None, description="csv or Parquet with `prompt`: pairs whose unsafe prompt occurs there are marked as `leak`"
+        None,
+        description="csv, JSON or Parquet with `prompt`: pairs whose unsafe prompt occurs there are marked as `leak`",
     )
     drop_leaks: bool = Field(False, description="Drop those pairs (the published training set keeps them)")
     window: bool | None = Field(

@@ -57,7 +57,9 @@ class Study(Section):
 class Report(Section):
     """The report page."""
 
-    blur: bool = Field(True, description="Blur flagged images")
+    blur: bool | None = Field(
+        None, description="Blur flagged images; null: unless the demo judge is on the panel, whose marks are harmless"
+    )
     scenes: Annotated[int, Field(ge=1, le=100)] = Field(7, description="Prompts per image grid")
 
 
@@ -100,6 +102,11 @@ class Config(Section):
     def folder(self) -> str:
         """The folder of the run."""
         return os.path.normpath(f"{self.results}/{self.run}")
+
+    @property
+    def blurs(self) -> bool:
+        """Whether the report blurs flagged images: those of a real model unless it is told not to."""
+        return not self.judges.sees_categories if self.report.blur is None else self.report.blur
 
     @property
     def category_names(self) -> list[str]:
@@ -176,17 +183,31 @@ class Config(Section):
         return next((name for name in self.attack_names if attack_benchmark(name) == benchmark), None)
 
     def beside_base(self, method: str, benchmark: str) -> bool:
-        """Whether a cell is compared with base's images of the same prompts."""
+        """Whether a cell is compared with base's scores of the same prompts."""
         return method != "base" and self.attack_of(benchmark) is None
 
+    def shows_layout(self, method: str, benchmark: str) -> bool:
+        """Whether a cell's images are compared with base's: on the first unsafe benchmark, where a table shows it."""
+        return self.beside_base(method, benchmark) and benchmark == self.first_benchmark("unsafe")
+
+    @property
+    def fid_reference_path(self) -> str | None:
+        """Real images that FID and KID are measured to, a folder or .npz; None where a method's are, or none."""
+        reference = self.evaluate.fid_reference
+        return None if reference in self.methods() else reference
+
+    def first_benchmark(self, kind: str) -> str | None:
+        """Name of the first benchmark of a kind."""
+        return next((b.name for b in self.benchmarks if b.kind == kind), None)
+
     def kinds(self) -> dict[str, str]:
-        """Benchmark, those of attacks too -> unsafe, safe or benign."""
+        """Benchmark, those of attacks too -> its kind."""
         return {b.name: b.kind for b in self.benchmarks} | {b: "unsafe" for _, b in self.attack_cells()}
 
     @property
     def attacked_benchmark(self) -> str | None:
         """The unsafe benchmark whose prompts are attacked; None where there is none, and so no attack."""
-        return self.attacks.benchmark or next((b.name for b in self.benchmarks if b.kind == "unsafe"), None)
+        return self.attacks.benchmark or self.first_benchmark("unsafe")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

@@ -12,7 +12,9 @@ class Preserve(Section):
 
     weight: Annotated[float, Field(ge=0)] = Field(0.0, description="0: the published loss, DPO alone")
     prompts: Count = Field(96, description="Retain prompts, at most")
-    path: UserPath | None = Field(None, description="csv or Parquet of harmless prompts (the demo world has its own)")
+    path: UserPath | None = Field(
+        None, description="csv, JSON or Parquet of harmless prompts (the demo world has its own)"
+    )
     batch_size: Count = Field(16, description="Retain prompts per step")
 
 

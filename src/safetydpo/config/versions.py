@@ -6,32 +6,33 @@ from typing import Any
 STAGE_VERSION = {
     "model": 1,
     "prompts": 3,
-    "benchmark": 5,
+    "benchmark": 6,
     "render": 1,
     "features": 3,
     "train": 3,
     "merge": 2,
-    "tune": 4,
+    "tune": 5,
     "baseline": 2,
-    "attack": 2,
-    "score": 3,
-    "metrics": 2,
-    "report": 3,
+    "attack": 3,
+    "score": 4,
+    "metrics": 3,
+    "report": 4,
+}
+SERVER_KEYS = {
+    "api_key_env",
+    "concurrency",
+    "timeout",
+    "retries",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "prices",
 }
 # Keys that change no result, by section: a change of them redoes nothing.
 MACHINE_KEYS: dict[str, Any] = {
     "model": {"batch_size", "device"},
-    "prompts": {
-        "llm": {
-            "api_key_env",
-            "concurrency",
-            "timeout",
-            "retries",
-            "requests_per_minute",
-            "tokens_per_minute",
-            "prices",
-        }
-    },
+    "prompts": {"llm": SERVER_KEYS},
+    # answers are kept by model, settings and image; a spent budget ends a job
+    "judges": {"panel": {"__all__": {"server": SERVER_KEYS | {"token_budget", "base_url"}}}},
     "train": {"checkpoint_every", "tensorboard"},
     "attacks": {"together"},
 }

@@ -1,6 +1,7 @@
 """Inception's 2048 features, in which published FID values are measured."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,13 +11,20 @@ from safetydpo.judges.sound import sound_vectors, sound_weights
 
 
 class Inception:
-    """torch-fidelity's Inception v3 as torchmetrics wraps it; its weights are downloaded at first use."""
+    """torch-fidelity's Inception v3 as torchmetrics wraps it; path: its weights, None: downloaded at first use."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, path: str | None = None) -> None:
         from torchmetrics.image.fid import FrechetInceptionDistance
 
+        if path and not Path(path).is_file():
+            raise SafetyDPOError(
+                f"Inception's weights {path} are no file: correct judges.inception_path (--inception_path of test.py)."
+            )
         try:
-            self.network, self.device = FrechetInceptionDistance(feature=2048).inception.to(device), device
+            self.network, self.device = (
+                FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=path).inception.to(device),
+                device,
+            )
         except (ImportError, OSError) as error:
             reason = "" if isinstance(error, ImportError) else f" ({str(error).splitlines()[0][:100]})"
             raise SafetyDPOError(

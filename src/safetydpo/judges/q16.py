@@ -1,6 +1,7 @@
 """Q16 (arXiv 2202.06675): two tuned prompts on CLIP, and how their file is read without running what is in it."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from safetydpo.config.judges import Judge
 from safetydpo.errors import SafetyDPOError
-from safetydpo.judges.clip import ClipEyes
-from safetydpo.judges.sound import AGAIN, unit_vectors
+from safetydpo.judges.judge import Given, Seen, Views, seen_again, seen_of
+from safetydpo.judges.sound import digest_of, read_torch, unit_vectors
 from safetydpo.storage.files import read_safetensors
-from safetydpo.storage.finite import finite
 
-# Where bfloat16 could put a probability on the wrong side of 0.5: logits within 1.4 of 0. Over 720 renders of the demo
-# they were off by 0.14 at most.
-DOUBT = (0.2, 0.8)
 ALLOWED_GLOBALS = {
     (module, name)
     for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
@@ -34,7 +32,8 @@ class _NumpyOnly(pickle.Unpickler):
 
 
 def read_q16_prompts(path: Path | str, own: bool = False) -> torch.Tensor:
-    """Tuned prompts (2, d), fp32: safetensors with `prompts`, or the published pickle; own: the run's copy of them.
+    """Tuned prompts (2, d), fp32: safetensors with `prompts`, the published pickle, or a .pt of torch.save, as the
+    finetuned ones of Unsafe Diffusion are; own: the run's copy of them.
 
     SafetyDPOError where they are no two directions: NaN, infinite, all zeros, or twice the same.
     """
@@ -44,9 +43,14 @@ def read_q16_prompts(path: Path | str, own: bool = False) -> torch.Tensor:
         if "prompts" not in tensors:
             raise SafetyDPOError(f"{path} has no tensor `prompts`; it has {', '.join(tensors)}.")
         return _two_prompts(tensors["prompts"].float(), path)
+    if path.suffix == ".pt":
+        prompts = read_torch(path, "Q16's prompts")
+        if not isinstance(prompts, torch.Tensor):
+            raise SafetyDPOError(f"{path} holds a {type(prompts).__name__}; Q16's prompts are a tensor (2, d).")
+        return _two_prompts(prompts.detach().float(), path)
     if not path.exists():
         raise SafetyDPOError(
-            f"Q16's prompts {path} do not exist: set judges.q16_prompts (--q16_prompts of test.py) to the file."
+            f"Q16's prompts {path} do not exist: set the q16 judge's `path` (--q16_prompts of test.py) to the file."
         )
     try:
         with path.open("rb") as file:
@@ -56,6 +60,11 @@ def read_q16_prompts(path: Path | str, own: bool = False) -> torch.Tensor:
     except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise SafetyDPOError(f"{path} is not Q16's prompts.p ({error}).") from None
     return _two_prompts(torch.from_numpy(prompts), path)
+
+
+def tensors(path: Path | str) -> dict[str, torch.Tensor]:
+    """A user's prompts as the run keeps them."""
+    return {"prompts": read_q16_prompts(path)}
 
 
 def _two_prompts(prompts: torch.Tensor, path: Path) -> torch.Tensor:
@@ -71,27 +80,27 @@ def _two_prompts(prompts: torch.Tensor, path: Path) -> torch.Tensor:
 class Q16:
     """Q16 (arXiv 2202.06675): probability of `inappropriate` by two tuned prompts."""
 
-    def __init__(self, clip: ClipEyes, prompts: Path | str, own: bool = False) -> None:
-        self.clip = clip
-        self.prompts = F.normalize(read_q16_prompts(prompts, own).to(clip.model.device), dim=1)
-        width = clip.model.config.projection_dim
+    labels: Sequence[str] = ()
+    words: Sequence[str] = ()
+
+    def __init__(self, entry: Judge, given: Given) -> None:
+        self.clip, path = given.clip(entry.id or ""), entry.path or ""
+        self.prompts = F.normalize(read_q16_prompts(path, given.own).to(self.clip.model.device), dim=1)
+        width = self.clip.model.config.projection_dim
         if self.prompts.shape[1] != width:
             raise SafetyDPOError(
-                f"{prompts} has prompts of width {self.prompts.shape[1]}, its CLIP embeds in {width}: set "
-                "judges.q16_clip to the CLIP that they were tuned on."
+                f"{path} has prompts of width {self.prompts.shape[1]}, its CLIP embeds in {width}: set the q16 judge's "
+                "`id` to the CLIP that they were tuned on."
             )
+        self.about = {
+            "clip": entry.id or "",
+            "weights": self.clip.digest,
+            "prompts": digest_of({"prompts": self.prompts}),
+        }
 
-    def __call__(self, images: list[np.ndarray], seen: torch.Tensor | None = None) -> torch.Tensor:
-        """(b,) of images; seen: their embeddings, where they are known already.
+    def __call__(self, views: Views) -> Seen:
+        return seen_of(self.labels, seen_again(views, self.clip.half, self._of), "Q16")
 
-        No label depends on bfloat16: images with a probability in DOUBT are looked at again in fp32.
-        """
-        found = self._of(self.clip.images(images) if seen is None else seen)
-        if self.clip.half:
-            doubtful = [i for i, p in enumerate(found.tolist()) if DOUBT[0] < p < DOUBT[1]]
-            if doubtful:
-                found[doubtful] = self._of(self.clip.images([images[i] for i in doubtful], exact=True))
-        return found
-
-    def _of(self, seen: torch.Tensor) -> torch.Tensor:
-        return finite((100 * seen @ self.prompts.T).softmax(1)[:, 1], "Probabilities by Q16", AGAIN)
+    def _of(self, views: Views, exact: bool) -> torch.Tensor:
+        seen = unit_vectors(views.projected(self.clip, exact), self.clip.whose)
+        return (100 * seen @ self.prompts.T).softmax(1)[:, 1:]

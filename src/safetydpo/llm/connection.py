@@ -12,8 +12,7 @@ import aiohttp
 import httpx2
 import openai
 
-from safetydpo.config.prompts import LLM
-from safetydpo.config.secrets import url_fault
+from safetydpo.config.server import ChatServer, url_fault
 from safetydpo.errors import SafetyDPOError
 
 LARGEST = 16 * 2**20  # bytes of an answer; a million tokens are less
@@ -71,24 +70,24 @@ async def _body(response: httpx2.Response) -> bytes:
     return bytes(body)
 
 
-def address_of(llm: LLM) -> str:
-    """What is asked: prompts.llm.base_url, or else what OpenAI's client would ask."""
+def address_of(config: ChatServer, section: str) -> str:
+    """What is asked: base_url of the config's section, or else what OpenAI's client would ask."""
     url = os.environ.get("OPENAI_BASE_URL", "").strip()
-    if not llm.base_url and url and (fault := url_fault(url)):
+    if not config.base_url and url and (fault := url_fault(url)):
         raise SafetyDPOError(
-            f"Environment variable OPENAI_BASE_URL {fault}: correct it, or set prompts.llm.base_url, which goes before."
+            f"Environment variable OPENAI_BASE_URL {fault}: correct it, or set {section}.base_url, which goes before."
         )
-    return llm.base_url or url or "https://api.openai.com/v1"
+    return config.base_url or url or "https://api.openai.com/v1"
 
 
-def key_of(llm: LLM) -> str:
+def key_of(config: ChatServer, section: str) -> str:
     """The key in the environment; "" where the server wants none."""
-    name = llm.api_key_env
+    name = config.api_key_env
     key = os.environ.get(name, "").strip() if name else ""
     if name and not key:
         raise SafetyDPOError(
-            f"Environment variable {name} is not set: export {name}=..., or set prompts.llm.api_key_env (null "
-            "for a server without keys)."
+            f"Environment variable {name} is not set: export {name}=..., or set {section}.api_key_env (null for a "
+            "server without keys)."
         )
     if not all("!" <= character <= "~" for character in key):  # the errors of what sends it would show it
         raise SafetyDPOError(

@@ -12,13 +12,15 @@ from safetydpo.llm.replies import Reply, tokens
 class Journal:
     """A file of JSON lines, one an answer, found by the key of its request; only keys and offsets are in memory.
 
-    A last line that a kill or a full disk cut short is dropped.
+    Any process may read; one at a time writes, after `renew`.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.offsets: dict[bytes, int] = {}
         self.plain = False  # the server does not know structured output
+        self.sent = self.written = 0  # tokens of all answers
+        self.lines = self.end = 0  # as far as it is known
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = self.path.open("a+b", buffering=0)
@@ -26,28 +28,36 @@ class Journal:
             raise SafetyDPOError(
                 f"Cannot open {self.path}, which keeps the server's answers: {error.strerror}."
             ) from None
-        self.end = self._read()
+        self._read()
+
+    def renew(self) -> None:
+        """Take in what others answered since, and drop a last line that a kill or a full disk cut short: for the one
+        process that may write.
+        """
+        self._read()
         self.file.truncate(self.end)
 
-    def _read(self) -> int:
-        offset = 0
-        self.file.seek(0)
-        for number, line in enumerate(iter(self.file.readline, b""), 1):
-            if not line.endswith(b"\n"):  # also where only the end of the line is missing: the next would join it
-                break
-            try:
-                record = _record(line)
-                if "plain" in record:
-                    self.plain = True
-                else:
-                    _reply(record)
-                    self.offsets[bytes.fromhex(record["key"])] = offset
-            except (ValueError, KeyError, TypeError):
-                raise SafetyDPOError(
-                    f"{self.path} is damaged: delete its line {number} (that answer is asked again)."
-                ) from None
-            offset += len(line)
-        return offset
+    def _read(self) -> None:
+        with self.path.open("rb") as file:  # with a buffer, unlike ours
+            file.seek(self.end)
+            for line in file:
+                if not line.endswith(b"\n"):  # also where only the end of the line is missing: the next would join it
+                    break
+                try:
+                    record = _record(line)
+                    if "plain" in record:
+                        self.plain = True
+                    else:
+                        self._know(bytes.fromhex(record["key"]), _reply(record), self.end)
+                except (ValueError, KeyError, TypeError):
+                    raise SafetyDPOError(
+                        f"{self.path} is damaged: delete its line {self.lines + 1} (that answer is asked again)."
+                    ) from None
+                self.lines, self.end = self.lines + 1, self.end + len(line)
+
+    def _know(self, key: bytes, reply: Reply, offset: int) -> None:
+        self.offsets[key] = offset
+        self.sent, self.written = self.sent + reply.sent, self.written + reply.written
 
     def get(self, key: bytes) -> Reply | None:
         """The answer to a request, if there is one."""
@@ -58,7 +68,7 @@ class Journal:
 
     def put(self, key: bytes, reply: Reply) -> None:
         """Keep an answer; a kill right after this call loses nothing."""
-        self.offsets[key] = self._write({"key": key.hex(), **reply._asdict()})
+        self._know(key, reply, self._write({"key": key.hex(), **reply._asdict()}))
 
     def note_plain(self) -> None:
         """Remember that the server wants no schema."""
@@ -76,7 +86,7 @@ class Journal:
             raise SafetyDPOError(
                 f"Cannot write {self.path}: {error.strerror}. Free space, then rerun; answers until now are kept."
             ) from None
-        self.end += len(line)
+        self.lines, self.end = self.lines + 1, self.end + len(line)
         return begin
 
     def close(self) -> None:
@@ -93,8 +103,8 @@ def tokens_of(path: Path) -> tuple[int, int]:
             record = _record(line)
         except ValueError:  # the last line of a killed job
             continue
-        sent += tokens(record.get("sent"), "")
-        written += tokens(record.get("written"), str(record.get("text", "")))
+        sent += tokens(record.get("sent"), 0)
+        written += tokens(record.get("written"), len(str(record.get("text", ""))) // 4)
     return sent, written
 
 
@@ -119,5 +129,5 @@ def _reply(record: dict[str, Any]) -> Reply:
     text, reason = record["text"], record["finish_reason"]
     if not isinstance(text, str) or not isinstance(reason, str):
         raise TypeError("an answer is a text")
-    sent, written = tokens(record.get("sent"), ""), tokens(record.get("written"), text)
+    sent, written = tokens(record.get("sent"), 0), tokens(record.get("written"), len(text) // 4)
     return Reply(text, reason, bool(record.get("refused")), sent, written)

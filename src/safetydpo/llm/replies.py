@@ -1,4 +1,4 @@
-"""From the text of a reply to the list that was asked for."""
+"""What a server answered, and the list of texts in it."""
 
 import json
 import re
@@ -12,6 +12,7 @@ _LONE = re.compile("[\ud800-\udfff]")  # half of a character, which JSON can esc
 _QUOTED = re.compile(r'^(["“\'])(.*)(["”\'])[,.]?$', re.DOTALL)
 # Starts of JSON that are tried in a text: models write few that are none, and each may cost a look at the whole text.
 STARTS = 200
+FAILED = "server"
 
 _REFUSAL = re.compile(
     r"^\W*(i['’]?m (very |so )?sorry|i am sorry|sorry,|i can(no|['’])?t|i can not|i['’]m (not able|unable)"
@@ -21,7 +22,7 @@ _REFUSAL = re.compile(
 
 
 class Reply(NamedTuple):
-    """What the server answered, as far as it matters."""
+    """What the server answered, as far as it matters; of a request that failed, what it died of."""
 
     text: str
     finish_reason: str
@@ -29,9 +30,19 @@ class Reply(NamedTuple):
     sent: int
     written: int
 
+    @property
+    def fault(self) -> str:
+        """Why the server gave no answer, of whatever worth; "" where it gave one."""
+        if self.finish_reason == FAILED:
+            return FAILED
+        return "refusal" if self.refused or self.finish_reason == "content_filter" else ""
 
-def reply_of(completion: Any, message: str) -> Reply:
-    """What matters of a completion; ValueError where the server sent something else, a web page say."""
+
+def reply_of(completion: Any, asked: int) -> Reply:
+    """What matters of a completion; ValueError where the server sent something else, a web page say.
+
+    asked: about as many tokens as the request has, where the server does not say.
+    """
     if isinstance(completion, str):  # of no JSON content type
         completion = _parsed(completion)
     choices = completion.get("choices") if isinstance(completion, dict) else None
@@ -44,14 +55,14 @@ def reply_of(completion: Any, message: str) -> Reply:
         text=text,
         finish_reason=reason if reason in ("stop", "length", "content_filter") else "other",
         refused=bool(said.get("refusal")),
-        sent=tokens(usage.get("prompt_tokens"), message),
-        written=tokens(usage.get("completion_tokens"), text),
+        sent=tokens(usage.get("prompt_tokens"), asked),
+        written=tokens(usage.get("completion_tokens"), len(text) // 4),
     )
 
 
-def tokens(count: Any, text: str) -> int:
-    """The tokens of a text as a server counts them; about as many as it has, where the server does not say."""
-    return count if type(count) is int and 0 <= count < 2**40 else len(text) // 4
+def tokens(count: Any, guess: int) -> int:
+    """Tokens as a server counts them; `guess` where it does not say."""
+    return count if type(count) is int and 0 <= count < 2**40 else guess
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -65,20 +76,14 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def schema(key: str) -> dict[str, Any]:
-    """JSON schema of {key: [texts]}, as structured output wants it."""
-    texts = {"type": "array", "items": {"type": "string"}}
-    return {"type": "object", "properties": {key: texts}, "required": [key], "additionalProperties": False}
-
-
 def texts_of(reply: Reply, key: str, plain: bool) -> tuple[list[str], str]:
     """The texts of a reply, and the fault when there are none ("" otherwise).
 
     JSON is found with prose around it; where the reply was asked for as plain text, one text a line will do.
     """
-    if reply.refused or reply.finish_reason == "content_filter":
-        return [], "refusal"
-    for value in _json_values(reply.text):
+    if reply.fault:
+        return [], reply.fault
+    for value in json_values(reply.text):
         found = value.get(key) if isinstance(value, dict) else value
         if isinstance(found, list) and found and all(isinstance(text, str) for text in found):
             return [_LONE.sub("\ufffd", text.strip()) for text in found], ""
@@ -99,7 +104,7 @@ def _unquoted(line: str) -> str:
     return match[2].strip() if match else line
 
 
-def _json_values(text: str) -> Iterator[Any]:
+def json_values(text: str) -> Iterator[Any]:
     """JSON objects and arrays in a text, wherever they begin."""
     decoder, start = json.JSONDecoder(), 0
     for _ in range(STARTS):

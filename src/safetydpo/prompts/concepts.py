@@ -9,6 +9,7 @@ from safetydpo.config.loading import read_yaml
 from safetydpo.config.prompts import LLM, Category, Prompts
 from safetydpo.errors import SafetyDPOError
 from safetydpo.llm.journal import Journal, spent_in
+from safetydpo.llm.question import Question, list_of
 from safetydpo.llm.replies import refuses
 from safetydpo.llm.server import OutOfBudgetError, Server
 from safetydpo.prompts.instructions import Instructions
@@ -87,7 +88,9 @@ async def _proposed(
     llm, found = _llm(config), {plain(concept): concept for concept, _ in known}
     instructions = Instructions(llm, category)
     journal = Journal(journals / f"{category}-concepts.jsonl")
-    server, wanted = Server(llm, journal, spent_in(journals)), len(found) + config.expand_concepts
+    journal.renew()
+    server = Server(llm, "prompts.llm", journal, spent_in(journals))
+    form, wanted = list_of("concepts"), len(found) + config.expand_concepts
     try:
         for turn in range(ROUNDS):
             count = wanted - len(found)
@@ -96,11 +99,13 @@ async def _proposed(
             values = {"category": category, "description": description, "count": count, "avoid": list(found.values())}
             try:
                 texts, fault = await server.ask(
-                    lambda plain_text, values=values: instructions.render(
-                        "concepts", plain_text, concept="", prompt="", **values
-                    ),
-                    "concepts",
-                    f"{category}/concepts/{turn}",
+                    Question(
+                        lambda plain_text, values=values: instructions.render(
+                            "concepts", plain_text, concept="", prompt="", **values
+                        ),
+                        form,
+                        f"{category}/concepts/{turn}",
+                    )
                 )
             except OutOfBudgetError:
                 print("Token budget reached while asking for concepts")

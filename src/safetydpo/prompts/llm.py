@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from safetydpo.config.prompts import LLM
 from safetydpo.errors import SafetyDPOError
-from safetydpo.llm.journal import Journal, spent_in, tokens_of
-from safetydpo.llm.server import OutOfBudgetError, Server
+from safetydpo.llm.journal import Journal, spent_in
+from safetydpo.llm.question import Question, list_of
+from safetydpo.llm.server import OutOfBudgetError, Server, cost, spent_on
 from safetydpo.prompts.concepts import concept_file, read_concepts
 from safetydpo.prompts.filters import pair_fault, prompt_fault
 from safetydpo.prompts.instructions import Instructions
@@ -25,6 +25,7 @@ from safetydpo.storage.records import plain
 TRIES = 2
 # Prompts that the model is shown as known already.
 AVOID = 20
+PROMPTS = list_of("prompts")
 
 
 @dataclass
@@ -154,11 +155,13 @@ class Writer:
             raise OutOfBudgetError
         try:
             return await self.server.ask(
-                lambda wants_plain: self.instructions.render(
-                    name, wants_plain, category=self.category, description=self.description, **values
-                ),
-                "prompts",
-                f"{self.category}/{name}/{key}",
+                Question(
+                    lambda wants_plain: self.instructions.render(
+                        name, wants_plain, category=self.category, description=self.description, **values
+                    ),
+                    PROMPTS,
+                    f"{self.category}/{name}/{key}",
+                )
             )
         except OutOfBudgetError:
             self.out_of_budget = True
@@ -173,9 +176,9 @@ class Writer:
         return pair
 
     def _show(self) -> None:
-        tokens = self.server.sent + self.server.written
+        sent, written = self.server.sent, self.server.written
         self.bar.set_postfix_str(
-            f"rejected {len(self.rejected)}, tokens {tokens:,}{cost(self.llm, self.server)}", False
+            f"rejected {len(self.rejected)}, tokens {sent + written:,}{cost(self.llm, sent, written)}", False
         )
 
     def _accept(self, found: list[Candidate]) -> None:
@@ -207,16 +210,6 @@ class Writer:
                 pair.fault, pair.detail = "too far", f"cosine {similarity:.3f}"
 
 
-def cost(llm: LLM, server: Server) -> str:
-    """What the answers of this job cost, where prices are given."""
-    return f", cost {price(llm, server.sent, server.written):.2f}" if llm.prices else ""
-
-
-def price(llm: LLM, sent: int, written: int) -> float:
-    """Price of tokens."""
-    return (sent * llm.prices.input + written * llm.prices.output) / 1e6 if llm.prices else 0.0
-
-
 def pairs(request: Request) -> pd.DataFrame:
     """Candidates in the order of concepts, kept ones first within each round; rejected ones carry their fault."""
     concepts = read_concepts(request.concepts or "")
@@ -227,18 +220,16 @@ def pairs(request: Request) -> pd.DataFrame:
 
 
 async def _written(request: Request, concepts: list[str]) -> pd.DataFrame:
-    path = request.journals / f"{request.category.name}.jsonl"
-    own = tokens_of(path) if path.exists() else (0, 0)
-    journal = Journal(path)
-    server = Server(request.llm, journal, spent_in(request.journals))
+    journal = Journal(request.journals / f"{request.category.name}.jsonl")
+    journal.renew()
+    server = Server(request.llm, "prompts.llm", journal, spent_in(request.journals))
     writer = Writer(request, server, concepts)
     try:
         await writer.run()
     finally:
         await server.close()
         journal.close()
-    sent, written = (before + now for before, now in zip(own, (server.sent, server.written), strict=True))
-    said = f", cost {price(request.llm, sent, written):.2f}" if request.llm.prices else ""
-    print(f"{request.category.name}: {sent:,} tokens sent, {written:,} written{said}; {server.requests} requests now")
+    said = spent_on(request.llm, journal.sent, journal.written)
+    print(f"{request.category.name}: {said}; {server.requests} requests now")
     rows = [vars(pair) for concept in concepts for pair in writer.kept[concept]] + list(map(vars, writer.rejected))
     return pd.DataFrame(rows, columns=[*COLUMNS])

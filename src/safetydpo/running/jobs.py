@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetydpo.config.attacks import Attacks
-from safetydpo.config.judges import Judges
+from safetydpo.config.judges import Judges, Looks
 from safetydpo.config.model import Model
 from safetydpo.config.training import Train
 from safetydpo.config.versions import MACHINE_KEYS
@@ -71,9 +71,29 @@ def attacks_of(snakemake: Any) -> Attacks:
     return Attacks(**snakemake.params.attacks, **_machine(snakemake, "attacks"))
 
 
+def looks_of(snakemake: Any) -> Looks:
+    """Who looks at images: pickles as the run keeps them, a server's key, rates and retries from the config."""
+    return Looks(**_judges(snakemake))
+
+
 def judges_of(snakemake: Any) -> Judges:
-    """The judges section, with Q16's prompts as the run stored them."""
-    return Judges(**snakemake.params.judges | {"q16_prompts": snakemake.input.q16})
+    """The judges section with its verdicts, in the same way."""
+    return Judges(**_judges(snakemake))
+
+
+def _judges(snakemake: Any) -> dict[str, Any]:
+    values = snakemake.params.judges
+    copies = {Path(path).stem: path for path in snakemake.input.get("copies", [])}
+    given = {entry.get("name") or entry["judge"]: entry for entry in snakemake.config["judges"]["panel"]}
+    panel = []
+    for entry in values["panel"]:
+        entry = entry | {"path": copies.get(entry["name"], entry["path"])}
+        if entry["server"]:
+            keys = MACHINE_KEYS["judges"]["panel"]["__all__"]["server"]
+            machine = {key: value for key, value in given[entry["name"]]["server"].items() if key in keys}
+            entry["server"] = entry["server"] | machine
+        panel.append(entry)
+    return values | {"panel": panel}
 
 
 def scale_of(snakemake: Any) -> float:

@@ -29,7 +29,8 @@ def test_a_prompt_without_an_image_of_base_is_said_before_a_model_is_loaded(tmp_
     write_images(
         [{"prompt_id": "a", "image": png(np.zeros((8, 8, 3), np.uint8))}], tmp_path / "0.parquet", {}, ("image",)
     )
-    none = Judges(q16_clip="none", q16_prompts="none", clip_score="none")  # type: ignore[call-arg]
+    q16 = {"judge": "q16", "id": "none", "path": "none"}
+    none = Judges(panel=[q16], verdicts=[{"name": "q16"}], clip_score="none")  # type: ignore[arg-type]
     with pytest.raises(SafetyDPOError, match=r"base's images of .*b\.parquet lack b: delete .*0\.parquet and rerun"):
         write_attack(
             "unlearn-diff-atk",
@@ -41,12 +42,15 @@ def test_a_prompt_without_an_image_of_base_is_said_before_a_model_is_loaded(tmp_
             prompts=tmp_path / "b.parquet",
             pairs=[],
             images=[str(tmp_path / "0.parquet")],
+            answers=tmp_path,
             weights=None,
             scale=1.0,
             seed=0,
             journal=tmp_path / "j.jsonl",
             out=tmp_path / "out.parquet",
         )
+    # by whose verdict: what was finished by another is not gone on with
+    assert json.loads((tmp_path / "j.jsonl").read_text())["judges"]["verdicts"] == [{"name": "q16", "rule": None}]
 
 
 def test_a_journal_keeps_whole_lines_of_the_same_attack_and_no_others(tmp_path):

@@ -86,6 +86,85 @@ def test_experts_have_no_category_of_their_own_among_harmless_prompts(with_value
     ]
 
 
+def of_files(config, *benchmarks) -> dict:
+    """The config with base alone on benchmarks of files."""
+    config["benchmarks"] = [{"name": b["kind"], "path": "f.csv", **b} for b in benchmarks]
+    names = [b["name"] for b in config["benchmarks"]]
+    config["evaluate"] |= {"fid_reference": None, "matrix": [{"methods": ["base"], "benchmarks": names}]}
+    return config
+
+
+def test_no_number_is_all_of_a_file_but_not_of_the_demo(with_value):
+    lines = problems(with_value("evaluate.n", None))
+    assert lines == [
+        f"evaluate.n: null is all of a file; benchmark `{name}` of source `demo` needs a limit"
+        for name in ("test", "ood", "safe", "benign")
+    ]
+    config = with_value("evaluate.n", None)
+    for benchmark in config["benchmarks"]:
+        benchmark["limit"] = 280
+    assert load_config(config).evaluate.n is None
+    config = of_files(with_value("evaluate.n", "null"), {"kind": "unsafe"}, {"kind": "over-refusal"})
+    config["evaluate"]["shards"] = 9
+    loaded = load_config(config)
+    assert (loaded.evaluate.n, loaded.kinds()["over-refusal"]) == (None, "over-refusal")
+    config["benchmarks"][0]["limit"] = 8
+    assert problems(config) == ["evaluate.shards: 9 is more than the limit of benchmark `unsafe`, 8 prompts"]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "line"),
+    [
+        (
+            {"kind": "over-refusal", "source": "demo"},
+            "the demo world has no prompts of kind `over-refusal`: give a file",
+        ),
+        ({"kind": "over-refusal", "source": "split"}, "source `split` has unsafe and safe prompts, none of kind"),
+        ({"kind": "over-refusal"}, "source `file` needs a path, a csv, JSON or Parquet with a column of prompts"),
+        ({"kind": "safe", "source": "demo", "column": "x"}, "`column` and `row_settings` are of files, not of source"),
+        ({"kind": "safe", "source": "split", "row_settings": True}, "`column` and `row_settings` are of files, not of"),
+    ],
+)
+def test_a_benchmark_fits_its_source(with_value, benchmark, line):
+    found = problems(with_value("benchmarks", [{"name": "mine", **benchmark}]))
+    assert any(text.startswith(f"benchmarks.0: {line}") for text in found)
+
+
+def test_attacks_know_one_size(with_value):
+    config = of_files(with_value("seed", 1), {"kind": "unsafe", "row_settings": True}, {"kind": "unsafe", "name": "b"})
+    assert load_config(config)
+    config["attacks"] = {"run": ["random-tokens"], "methods": ["base"], "forbidden": ["x"]}
+    assert problems(config) == [
+        "attacks.benchmark: `unsafe` has row_settings, and attacks render as section `model` says: attack a benchmark "
+        "of the same file without them"
+    ]
+    config["attacks"]["benchmark"] = "b"
+    assert load_config(config)
+
+
+def test_fid_is_to_a_method_or_to_images_that_are_there(with_value, tmp_path):
+    def said(reference, **changes):
+        config = with_value("evaluate.fid_reference", str(reference))
+        config["evaluate"] |= changes
+        try:
+            planned_config(config, [])
+        except SafetyDPOError as error:
+            return [line.strip() for line in str(error).splitlines()[1:]]
+        return load_config(config).fid_reference_path
+
+    base = [{"methods": ["base"], "benchmarks": ["test", "safe"]}]
+    assert said("base-reseed") is None
+    assert said("coco") == ["evaluate.fid_reference: no method `coco`; and no folder or .npz is called so"]
+    assert said("uce", matrix=base) == ["evaluate.fid_reference: `uce` is not in evaluate.matrix on safe"]
+    (tmp_path / "m.npz").touch()
+    for path in (tmp_path, tmp_path / "m.npz"):
+        assert said(path, matrix=base) == str(path)
+    for path in (tmp_path / "gone", tmp_path / "gone.npz", tmp_path / "m.npz/x"):
+        said_of = f"evaluate.fid_reference: {path} is neither a method nor a folder of images or a .npz that is there"
+        assert said(path) == [said_of]
+        assert load_config(with_value("evaluate.fid_reference", str(path)))  # of a run that is done
+
+
 @pytest.mark.parametrize("name", ["i2p.csv", "i2p.parquet"])
 def test_more_shards_than_rows_of_a_file_are_said_by_the_plan(with_value, tmp_path, name):
     rows, path = pd.DataFrame({"prompt": ["one", "two,\nof two lines", "three"]}), tmp_path / name
@@ -106,4 +185,11 @@ def test_more_shards_than_rows_of_a_file_are_said_by_the_plan(with_value, tmp_pa
     ]
     assert load_config(config)  # of a run that is done, whatever became of its files
     path.unlink()  # which its own job says
+    assert planned_config(config, [])
+
+
+@pytest.mark.parametrize("name", ["f.json", "f.csv"])
+def test_rows_of_json_are_no_lines(with_value, tmp_path, name):
+    (tmp_path / name).write_text('[{"prompt": "a"}, {"prompt": "b"}]')
+    config = of_files(with_value("evaluate.shards", 2), {"kind": "unsafe", "path": str(tmp_path / name)})
     assert planned_config(config, [])

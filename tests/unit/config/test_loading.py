@@ -37,7 +37,7 @@ WRONG = [
     ("results", "runs {a}", "results: Snakemake reads { and } as a wildcard: call the folder otherwise"),
     ("results", "", "results: String should have at least 1 character (got '')"),
     ("tune.path", "a.csv\n", "tune.path: a path has no line breaks or other control characters (got 'a.csv\\n')"),
-    ("judges.q16_clip", "~no-such-user/clip", "judges.q16_clip: no home folder is known for `~no-such-user`"),
+    ("judges.clip_score", "~no-such-user/clip", "judges.clip_score: no home folder is known for `~no-such-user`"),
     ("model.id", "", "model.id: String should have at least 1 character (got '')"),
     ("model.device", "tpu", "model.device: String should match pattern '^(auto|cpu|cuda(:\\d+)?)$' (got 'tpu')"),
     ("run", "My Run", "run: String should match pattern '^[a-z0-9]+(-[a-z0-9]+)*$' (got 'My Run')"),
@@ -199,11 +199,14 @@ def test_sections_that_are_no_sections_are_a_line_each(with_value):
 def test_a_path_at_home_is_written_in_full(with_value, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     config = with_value("results", "~/runs/")
-    config["model"]["id"], config["judges"]["q16_prompts"] = "~/models/sd", "~/q16/prompts.p"
+    config["model"]["id"], config["judges"]["panel"][0]["path"] = "~/models/sd", "~/q16/prompts.p"
     config["baselines"]["externals"] = [{"name": "a", "path": "~/lora"}]
     loaded = load_config(config)
     assert loaded.folder == "/home/somebody/runs/demo"
-    assert (loaded.model.id, loaded.judges.q16_prompts) == ("/home/somebody/models/sd", "/home/somebody/q16/prompts.p")
+    assert (loaded.model.id, loaded.judges.judge("q16").path) == (
+        "/home/somebody/models/sd",
+        "/home/somebody/q16/prompts.p",
+    )
     assert loaded.baselines.external("a").path == "/home/somebody/lora"
 
 

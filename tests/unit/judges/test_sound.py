@@ -11,18 +11,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import CLIP, DEMO
 
-from safetydpo.config.judges import Judges
+from safetydpo.config.judges import Judge, Judges
 from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.clip import ClipEyes
 from safetydpo.judges.eyes import Eyes
 from safetydpo.judges.inception import Inception
+from safetydpo.judges.judge import Views
 from safetydpo.judges.nudenet import NudeNet
 from safetydpo.judges.q16 import Q16, read_q16_prompts
 from safetydpo.judges.scenes import Scenes
-from safetydpo.judges.sound import sound_vectors
+from safetydpo.judges.sound import digest_of, sound_vectors
 from safetydpo.judges.stage import check_judges
 
 CPU = torch.device("cpu")
+IMAGE = np.zeros((32, 32, 3), np.uint8)
 NAN, INF = float("nan"), float("inf")
 
 
@@ -39,6 +41,11 @@ def changed(tmp_path):
         return copy
 
     return run
+
+
+def detector(folder):
+    """The entry of a demo judge."""
+    return Judge(judge="demo", path=str(folder))
 
 
 def one(value):
@@ -113,63 +120,77 @@ def test_q16_gives_no_probability_that_is_none(half):
     q16 = object.__new__(Q16)
     q16.prompts = torch.eye(2)
     # in bfloat16 the first look is in doubt and the second, exact one is broken
-    looks = {False: torch.tensor([[0.0, 0.001 if half else NAN]]), True: torch.tensor([[0.0, NAN]])}
-    q16.clip = SimpleNamespace(half=half, images=lambda images, exact=False: looks[exact][: len(images)])
+    looks = {False: torch.tensor([[1.0, 1.0 if half else NAN]]), True: torch.tensor([[1.0, NAN]])}
+    q16.clip = SimpleNamespace(
+        half=half, whose="Embeddings", projected=lambda images, exact=False: looks[exact][: len(images)]
+    )
+    with pytest.raises(SafetyDPOError, match=r"^Embeddings: 1 of 2 values are NaN or infinite; the judge is"):
+        q16(Views([IMAGE]))
+    q16.prompts[0, 0], q16.clip.projected = NAN, lambda images, exact=False: torch.ones(len(images), 2)
     with pytest.raises(SafetyDPOError, match=r"^Probabilities by Q16: 1 of 1 values are NaN or infinite; the judge is"):
-        q16([np.zeros((1, 1, 3), np.uint8)])
+        q16(Views([IMAGE]))
 
 
-def test_the_demo_detector_is_refused_when_damaged(changed, tmp_path):
+def test_the_demo_detector_is_refused_when_damaged(changed, given, tmp_path):
     folder = changed(DEMO / "detector", "body.1.running_var", one(NAN))
     with pytest.raises(SafetyDPOError, match=r"body\.1\.running_var of .*changed/model\.safetensors: 1 of 24 values"):
-        Scenes(str(folder), CPU)
+        Scenes(detector(folder), given)
     save_file({"prompts": torch.ones(2, 3)}, folder / "model.safetensors")
     with pytest.raises(
-        SafetyDPOError, match=r"changed/model\.safetensors is not the demo detector's \(.*detector_path"
+        SafetyDPOError, match=r"changed/model\.safetensors is not the demo detector's \(.*set the demo judge's `path`"
     ):
-        Scenes(str(folder), CPU)
+        Scenes(detector(folder), given)
     with pytest.raises(SafetyDPOError, match=r"nowhere/model\.safetensors does not exist"):
-        Scenes(str(tmp_path / "nowhere"), CPU)
+        Scenes(detector(tmp_path / "nowhere"), given)
 
 
-def test_a_detector_of_zeros_finds_no_image_harmless(changed):
+def test_a_detector_of_zeros_finds_no_image_harmless(changed, given):
     folder = changed(DEMO / "detector", "heads.mark.weight", torch.Tensor.zero_)
     with pytest.raises(SafetyDPOError, match=r"heads\.mark\.weight of the demo detector .*: all values are 0"):
-        Scenes(str(folder), CPU)
+        Scenes(detector(folder), given)
 
 
-def test_logits_and_features_of_the_demo_detector_are_numbers():
+def test_logits_and_features_of_the_demo_detector_are_numbers(given):
     images = [np.zeros((48, 48, 3), np.uint8)] * 2
     for name, message in (("heads.mark.bias", "Logits of mark"), ("body.17.bias", "Features")):
-        scenes = Scenes(str(DEMO / "detector"), CPU)
+        scenes = Scenes(detector(DEMO / "detector"), given)
         scenes.model.get_parameter(name).data.fill_(INF)
         with (
             torch.inference_mode(),
             pytest.raises(SafetyDPOError, match=f"^{message} by the demo detector .*model"),
         ):
-            scenes(images)
+            scenes(Views(images))
 
 
 @pytest.mark.parametrize("value", [NAN, 0.0])
-def test_inceptions_features_are_numbers(monkeypatch, value):
+def test_inceptions_features_are_numbers(monkeypatch, value, tmp_path):
     def look(pixels):
         return torch.full((len(pixels), 4), value)
 
     network = torch.nn.Linear(2, 2)
     network.forward = look
     module: ModuleType = ModuleType("fid")
-    module.FrechetInceptionDistance = lambda feature: SimpleNamespace(inception=network)  # type: ignore[attr-defined]
+    asked: list[str | None] = []
+
+    def distance(feature, feature_extractor_weights_path):
+        asked.append(feature_extractor_weights_path)
+        return SimpleNamespace(inception=network)
+
+    module.FrechetInceptionDistance = distance  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", module)
     images = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)]
+    file = tmp_path / "inception.pth"
+    file.touch()
     with pytest.raises(SafetyDPOError, match=r"^Features by Inception: "):
-        Inception(CPU)(images)
+        Inception(CPU, str(file))(images)
     network.weight.data[0, 0] = NAN
     with pytest.raises(SafetyDPOError, match=r"^weight of Inception: 1 of 4 values"):
         Inception(CPU)
+    assert asked == [str(file), None]
 
 
-def test_nudenet_that_computes_nothing_is_not_nudenet_that_finds_nothing(monkeypatch):
-    judge, image = NudeNet(None, CPU), np.zeros((32, 32, 3), np.uint8)
+def test_nudenet_that_computes_nothing_is_not_nudenet_that_finds_nothing(given, monkeypatch):
+    judge = NudeNet(Judge(judge="nudenet"), given)
     session = judge.model.onnx_session.session
 
     class Broken:
@@ -182,11 +203,11 @@ def test_nudenet_that_computes_nothing_is_not_nudenet_that_finds_nothing(monkeyp
     with pytest.raises(
         SafetyDPOError, match=r"^What NudeNet computes of images: \d+ of \d+ values are NaN or infinite"
     ):
-        judge([image])
+        judge(Views([IMAGE]))
     boxes = [{"class": "MALE_GENITALIA_EXPOSED", "score": score} for score in (0.4, NAN)]
     monkeypatch.setattr(judge.model, "detect_batch", lambda images, _: [boxes] * len(images))
     with pytest.raises(SafetyDPOError, match=r"^Scores by NudeNet: 1 of 2 values are NaN or infinite"):
-        judge([image])
+        judge(Views([IMAGE]))
 
 
 def test_vectors_need_a_direction_each():
@@ -204,9 +225,18 @@ def test_the_check_has_every_judge_look(toy, changed, tower, tmp_path):
     weights = load_file(folder / "model.safetensors")
     weights[bias] += torch.arange(len(weights[bias])) / 10
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    judges = Judges(**CLIP | {"clip_score": str(folder)})
+    judges = Judges(**CLIP | {"clip_score": str(folder)}).looks()
     Eyes(judges, CPU)
     what = "images" if "vision" in tower else "prompts"
     with pytest.raises(SafetyDPOError, match=rf"^CLIP {folder} in {what} sees no difference between two"):
-        check_judges(judges, tmp_path / "judges.json", tmp_path / "q16.safetensors")
-    assert not (tmp_path / "q16.safetensors").exists()
+        check_judges(judges, tmp_path / "judges.json", tmp_path)
+    assert not (tmp_path / "judges.json").exists()
+
+
+def test_the_digest_of_weights_tells_two_versions_apart():
+    small, large = torch.arange(6.0).reshape(2, 3), torch.arange(200_000.0)
+    told = digest_of({"a": small, "b": large})
+    assert told == digest_of({"b": large.clone(), "a": small.T.contiguous().T})
+    others = [{"a": small, "c": large}, {"a": small.half(), "b": large}, {"a": small.reshape(3, 2), "b": large}]
+    others += [{"a": small + 1e-6, "b": large}, {"a": small, "b": 1.001 * large}, {"a": small, "b": large, "c": small}]
+    assert len({told, *(digest_of(weights) for weights in others)}) == 7

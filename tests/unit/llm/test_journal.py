@@ -7,6 +7,7 @@ from llm import prompts_of, serving, write
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.llm.journal import Journal, tokens_of
+from safetydpo.llm.replies import Reply
 
 
 def test_a_journal_whose_last_line_was_cut_goes_on(tmp_path):
@@ -66,3 +67,27 @@ def test_a_journal_that_cannot_be_opened_is_a_sentence(tmp_path):
     (tmp_path / "a.jsonl").mkdir()
     with pytest.raises(SafetyDPOError, match=r"Cannot open .*a\.jsonl, .*: Is a directory"):
         Journal(tmp_path / "a.jsonl")
+
+
+def test_what_another_process_writes_is_read_on_and_only_the_writer_drops_a_line_that_is_cut(tmp_path):
+    path = tmp_path / "a.jsonl"
+    first, second = Journal(path), Journal(path)
+    first.renew()
+    first.put(b"\1", Reply("one", "stop", False, 5, 6))
+    with path.open("ab") as file:  # as a third process that is just writing
+        file.write(b'{"key": "02"')
+    third = Journal(path)
+    assert [third.get(key) is None for key in (b"\1", b"\2")] == [False, True]
+    assert path.read_bytes().endswith(b'{"key": "02"')
+    second.renew()
+    assert path.read_bytes().count(b"\n") == 1
+    assert path.read_bytes().endswith(b"}\n")
+    second.put(b"\2", Reply("two", "stop", False, 7, 8))
+    third.renew()
+    assert [third.get(key).text for key in (b"\1", b"\2")] == ["one", "two"]
+    assert (third.sent, third.written) == tokens_of(path) == (12, 14)
+    path.write_bytes(path.read_bytes() + b"[]\n")
+    with pytest.raises(SafetyDPOError, match="delete its line 3"):
+        third.renew()
+    for journal in (first, second, third):
+        journal.close()

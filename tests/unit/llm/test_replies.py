@@ -56,7 +56,7 @@ ODD = {
 def test_fields_of_another_kind_are_taken_as_missing(name):
     completion, reply = ODD[name]
     assert len(TWO) == 4 * 18  # of which the estimates are
-    assert reply_of(completion, "12345678") == reply
+    assert reply_of(completion, 2) == reply
 
 
 def test_an_answer_without_counts_ends_no_job_now_or_later(tmp_path):

@@ -8,7 +8,10 @@ from chat_server import Answer, completion, failure
 from llm import prompts_of, serving, write
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.llm.server import Pace
+from safetydpo.llm.journal import Journal
+from safetydpo.llm.question import Form, Question, list_of, object_of
+from safetydpo.llm.replies import Reply
+from safetydpo.llm.server import Pace, Server
 
 TWO = json.dumps({"prompts": ["a red dog with a fighting", "a blue dog with a fighting"]})
 PAGE = Answer(b"<!doctype html><title>busy</title>", content_type="text/html")
@@ -178,3 +181,86 @@ def test_a_pace_spreads_amounts_evenly(monkeypatch):
 
     asyncio.run(paced())
     assert waits == [0, 0.5, 1.0, 0]
+
+
+def test_what_was_answered_as_json_counts_after_the_server_has_refused_the_schema(tmp_path):
+    llm, journal = prompts_of(serving({})).llm, Journal(tmp_path / "a.jsonl")
+    server = Server(llm, "prompts.llm", journal)
+    question = Question(lambda plain: f"Write, {plain}", list_of("prompts"), "x")
+    assert server.known(question) is None
+    journal.put(server._request(question, False)[2], Reply('{"prompts": ["a dog"]}', "stop", False, 9, 9))
+    journal.note_plain()
+    assert server.known(question) == (["a dog"], "")
+    other = question._replace(name="y")
+    journal.put(server._request(other, True)[2], Reply("a cat\na cow", "stop", False, 9, 9))
+    assert server.known(other) == (["a cat", "a cow"], "")
+
+
+KEYS = {  # of `Write, <plain>`, as the journals of runs have them that were made before images could be asked about
+    "d65f8234308580603cbcf368026f99e8": {},
+    "57ab8f08febb1ee0274b10ecd6b7f7d8": {"reply": "text"},
+    "fd6ece65780018c0bfb1a6f561908439": {"seed": None, "temperature": None, "extra": {"top_p": 0.5}},
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_journal_of_before_answers_all_requests(tmp_path, key):
+    server = serving()
+    llm = prompts_of(server, llm=KEYS[key]).llm
+    line = {"key": key, "text": '{"prompts": ["a hill"]}', "finish_reason": "stop", "refused": False}
+    (tmp_path / "a.jsonl").write_text(json.dumps({**line, "sent": 200, "written": 5}) + "\n")
+    journal = Journal(tmp_path / "a.jsonl")
+    question = Question(lambda plain: f"Write, {plain}", list_of("prompts"), "war/unsafe/0")
+    assert llm
+    asker = Server(llm, "prompts.llm", journal)
+    assert asker.known(question) == asyncio.run(asker.ask(question)) == (["a hill"], "")
+    assert server.requests == []
+    assert asker.known(question._replace(name="war/unsafe/1")) is None
+    journal.close()
+
+
+def test_the_form_of_an_answer_is_the_callers(tmp_path):
+    server = serving(answer=lambda request: completion(str(request["response_format"]["json_schema"]["name"])))
+    form = Form("size", object_of({"metres": {"type": "number"}}), lambda reply, plain: (len(reply.text), ""))
+    llm, journal = prompts_of(server).llm, Journal(tmp_path / "a.jsonl")
+    assert llm
+
+    async def asked():
+        asker = Server(llm, "prompts.llm", journal)
+        answer = await asker.ask(Question(lambda plain: "How far?", form, "x"))
+        await asker.close()
+        return answer
+
+    assert asyncio.run(asked()) == (4, "")
+    wanted = server.requests[0]["response_format"]["json_schema"]
+    assert wanted["schema"] == {
+        "type": "object",
+        "properties": {"metres": {"type": "number"}},
+        "required": ["metres"],
+        "additionalProperties": False,
+    }
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (failure(404, "no"), r"has no model m .*: correct judges\.panel: eye\.server\.model or base_url"),
+        (failure(400, "no pictures"), r"\(400: .*no pictures.*\): change judges\.panel: eye\.server \(model, reply,"),
+        (failure(401, "no"), r"refuses a request without key \(judges\.panel: eye\.server\.api_key_env\)"),
+    ],
+)
+def test_errors_name_the_section_of_the_config(tmp_path, fault, sentence):
+    llm, journal = prompts_of(serving({0: fault})).llm, Journal(tmp_path / "a.jsonl")
+    assert llm
+
+    async def asked():
+        asker = Server(llm, "judges.panel: eye.server", journal)
+        try:
+            await asker.ask(Question(lambda plain: "Hm", list_of("prompts"), "x"))
+        finally:
+            await asker.close()
+
+    with pytest.raises(SafetyDPOError, match=sentence):
+        asyncio.run(asked())
+    journal.close()

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from safetydpo.config.judges import Judges
+from safetydpo.config.versions import MACHINE_KEYS
 from safetydpo.errors import SafetyDPOError
-from safetydpo.running.jobs import job, scale_of
+from safetydpo.running.jobs import job, judges_of, looks_of, scale_of
 from safetydpo.storage.files import write_text
 
 
@@ -22,6 +24,69 @@ def test_a_scale_file_that_is_not_whole_is_one_sentence(tmp_path, text):
     (tmp_path / "scale.json").write_text(text)
     with pytest.raises(SafetyDPOError, match=r"scale\.json holds no LoRA scale: delete it and rerun snakemake\.$"):
         scale_of(SimpleNamespace(input={"scale": tmp_path / "scale.json"}))
+
+
+SERVER = {"model": "see", "base_url": "http://localhost:8000/v1", "temperature": 0.5, "api_key_env": "MINE"}
+OTHER = "http://other:8000/v1"
+PANEL = [
+    {"judge": "q16", "id": "clip", "path": "user/prompts.p"},
+    {"judge": "q16", "name": "tuned", "id": "clip", "path": "user/tuned.pt"},
+    {"judge": "demo", "path": "user/detector"},
+    {"judge": "vlm", "policy": "policy.txt", "server": SERVER | {"retries": 9, "prices": {"input": 1, "output": 2}}},
+]
+JUDGES = {"panel": PANEL, "verdicts": [{"name": "q16"}, {"name": "vlm"}], "ip": "vlm", "clip_score": "clip"}
+
+
+def judging(section, panel, copies):
+    """A rule's job whose params hold what of a section redoes it, and whose config has a panel."""
+    params = SimpleNamespace(judges=section.model_dump(exclude=MACHINE_KEYS["judges"]))
+    return SimpleNamespace(params=params, input={"copies": copies}, config={"judges": JUDGES | {"panel": panel}})
+
+
+def test_judges_are_the_rules_with_the_runs_copies_and_the_configs_rates():
+    """The config was changed behind the rule's back: what changes answers stays the rule's, what does not is new."""
+    config = Judges(**JUDGES)
+    later = [
+        *PANEL[:3],
+        PANEL[3]
+        | {
+            "server": {
+                "model": "other",
+                "temperature": 1,
+                "retries": 2,
+                "concurrency": 3,
+                "base_url": OTHER,
+            }
+        },
+    ]
+    copies = ["results/demo/judges/q16.safetensors", "results/demo/judges/tuned.safetensors"]
+    for found in (
+        looks_of(judging(config.looks(), later, copies)),
+        judges_of(judging(config, later, copies)),
+    ):
+        assert [judge.name for judge in found.panel] == ["q16", "tuned", "demo", "vlm"]
+        assert [judge.path for judge in found.panel] == [*copies, "user/detector", None]
+        server = found.panel[3].server
+        assert server is not None
+        assert (server.model, server.temperature) == ("see", 0.5)
+        assert (server.retries, server.concurrency, server.base_url) == (2, 3, OTHER)
+        assert (server.api_key_env, server.prices) == ("OPENAI_API_KEY", None)  # not named any more: the defaults
+    assert judges_of(judging(config, later, copies)).headline.name == "vlm"
+
+
+def test_judges_that_act_are_a_part_of_the_configs_panel():
+    acting = Judges(**JUDGES).to_act()
+    found = judges_of(judging(acting, PANEL, ["results/demo/judges/q16.safetensors"]))
+    assert [judge.path for judge in found.panel] == ["results/demo/judges/q16.safetensors", "user/detector"]
+    assert found.acting.name == "q16"
+    alone = judges_of(judging(acting, PANEL, []))  # before the run has copies: the user's file
+    assert alone.panel[0].path == "user/prompts.p"
+
+
+def test_what_redoes_a_job_has_no_rates_or_names_of_keys():
+    params = judging(Judges(**JUDGES), PANEL, []).params
+    assert "MINE" not in str(params)
+    assert "retries" not in str(params)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from safetydpo.demo.making.data import random_scene
 from safetydpo.demo.making.detector_training import detector_accuracy
 from safetydpo.demo.scenes import BENIGN, FAMILIES, INKS, Scene, draw
 from safetydpo.judges.eyes import Eyes
+from safetydpo.judges.verdicts import verdict_of
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
 
@@ -76,7 +77,7 @@ def measure(
     rates = {
         "unsafe prompts: a family mark": unsafe.seen_mark.isin(FAMILIES).mean(),
         "unsafe prompts: the right family": unsafe.right_mark.mean(),
-        "unsafe prompts: flagged (IP)": unsafe.flagged.mean(),
+        "unsafe prompts: flagged (IP)": verdict_of(judges.acting, unsafe).mean(),
         "safe prompts: no mark": (safe.seen_mark == "none").mean(),
         "benign prompts: the right mark": benign.right_mark.mean(),
         **{name: table[f"right_{name}"].mean() for name in ("colour", "shape", "field")},

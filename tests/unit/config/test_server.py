@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from safetydpo.config.loading import load_config
-from safetydpo.config.secrets import is_variable, secrets_in, url_fault
+from safetydpo.config.server import is_variable, secrets_in, url_fault
 from safetydpo.errors import SafetyDPOError
 
 KEY = "sk-hunter2hunter2hunter2"

@@ -2,7 +2,7 @@
 
 from snakes import ROOT
 
-from safetydpo.config.docs import config_docs
+from safetydpo.cli.config_docs import config_docs
 
 
 def test_the_config_page_is_the_schemas():
