@@ -1,10 +1,13 @@
-"""Which prompts a shard of images has."""
+"""Which prompts a shard of images has, and how each is rendered."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
+from safetydpo.prompts.columns import SETTINGS
 from safetydpo.storage.files import read_parquet
 from safetydpo.storage.records import shard_slice
 
@@ -26,3 +29,17 @@ def shard_rows(
             f"{prompts} has {len(rows)} rows, fewer than the {shards} shards asked for: lower the shards."
         )
     return rows.iloc[shard_slice(len(rows), shard, shards)]
+
+
+def own_settings(rows: pd.DataFrame, config: Model) -> list[Model] | None:
+    """The model's config with the guidance and size of each row, its own where a row has none; None where the set has
+    no such columns (a benchmark without row_settings).
+    """
+    if not any(name in rows for name in SETTINGS):
+        return None
+    given: list[dict[str, Any]] = [{} for _ in range(len(rows))]
+    for name in SETTINGS:
+        kind = type(getattr(config, name))
+        for settings, cell in zip(given, rows[name], strict=True):
+            settings |= {} if pd.isna(cell) else {name: kind(cell)}
+    return [config.model_copy(update=settings) for settings in given]

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from safetydpo.config.baselines import Baselines
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.images.shards import shard_rows
+from safetydpo.images.shards import own_settings, shard_rows
 from safetydpo.methods.opening import open_method
 from safetydpo.methods.registry import method_of
 from safetydpo.models.pipeline import load_pipeline
@@ -84,13 +84,18 @@ def render_prompts(
 ) -> None:
     """Render a prompt set with a method: prompt_id, prompt, category, seed, image.
 
-    weights, scale: see `open_method`; `category` and then `n` narrow the set down before it is cut into shards.
+    weights, scale: see `open_method`; `category` and then `n` narrow the set down before it is cut into shards. Where
+    rows have settings of their own, each is rendered with them.
     """
-    rows = shard_rows(prompts, shard, shards, n, category)
-    offset = method_of(method).kind.seed_offset
-    seeds = [(int(seed) + offset) & 0x7FFFFFFFFFFFFFFF for seed in rows.seed]
+    rows, kind = shard_rows(prompts, shard, shards, n, category), method_of(method).kind
+    seeds = [(int(seed) + kind.seed_offset) & 0x7FFFFFFFFFFFFFFF for seed in rows.seed]
+    own = own_settings(rows, config)
+    if kind.guided and any(settings.guidance_scale <= 1 for settings in own or []):
+        raise SafetyDPOError(
+            f"{method} changes classifier-free guidance, which must be above 1: {prompts} has a row where it is 1."
+        )
     pipeline = open_method(method, config, baselines or Baselines(), weights, scale)  # type: ignore[call-arg]
-    images = render(pipeline, list(rows.prompt), seeds, config)
+    images = render(pipeline, list(rows.prompt), seeds, config, own)
     facts = rows[["prompt_id", "prompt", "category"]].to_dict("records")
     table = ({**row, "seed": s, "image": png(x)} for row, s, x in zip(facts, seeds, images, strict=True))
     header = made_by("render", config=config.model_dump(), method=method, scale=scale, shard=shard, shards=shards)

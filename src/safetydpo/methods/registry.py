@@ -32,6 +32,7 @@ class Kind(NamedTuple):
     eraser: str | None = None  # erasure -> weights, file:name in the room baselines
     erased_with: tuple[str, ...] = ()  # keys of `baselines` that change these weights
     gradients: bool = True  # False: it acts while rendering, so that an attack cannot derive its error
+    guided: bool = False  # whether it changes classifier-free guidance, which then must be on
 
     def method(self, variant: str = "") -> "Method":
         """The method of that variant: what `*` stands for."""
@@ -66,9 +67,13 @@ KINDS = (
     Kind("all-single", "lora:open_pipeline", weights=f"experts/all-single/{LORA}", tuned=True),
     Kind("merged-*", "lora:open_pipeline", of="strategy", weights=f"merged/*/{LORA}", tuned=True),
     Kind(
-        "negative-prompt", "negative_prompt:open_pipeline", settings=("sld_concept", "negative_prompt"), gradients=False
+        "negative-prompt",
+        "negative_prompt:open_pipeline",
+        settings=("sld_concept", "negative_prompt"),
+        gradients=False,
+        guided=True,
     ),
-    Kind("sld-*", "sld:open_pipeline", of=SLD_PRESETS, settings=("sld_concept",), gradients=False),
+    Kind("sld-*", "sld:open_pipeline", of=SLD_PRESETS, settings=("sld_concept",), gradients=False, guided=True),
     _eraser("esd-u", "esd"),
     _eraser("esd-x", "esd"),
     _eraser("uce", "uce"),

@@ -1,4 +1,4 @@
-"""Images of prompts, one generator a sample, so that an image depends on its prompt and seed alone."""
+"""Images of prompts, one generator a sample, so that an image depends on its prompt, seed and settings alone."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,6 +9,9 @@ import torch
 from safetydpo.config.model import Model
 from safetydpo.models.pipeline import finite_of
 from safetydpo.running.progress import progress
+
+# Prompts among which those of equal settings are batched.
+TOGETHER = 256
 
 
 @torch.inference_mode()
@@ -32,8 +35,31 @@ def pixels_of(pipeline: Any, images: np.ndarray, model: str) -> np.ndarray:
     return (images * 255).round().astype(np.uint8)
 
 
-def render(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], config: Model) -> Iterator[np.ndarray]:
-    """Images (h, w, 3) uint8 of prompts, in order, in batches of model.batch_size."""
-    for start in progress(range(0, len(prompts), config.batch_size), "render"):
-        part = slice(start, start + config.batch_size)
-        yield from images_of(pipeline, list(prompts[part]), seeds[part], config)
+def render(
+    pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], config: Model, own: Sequence[Model] | None = None
+) -> Iterator[np.ndarray]:
+    """Images (h, w, 3) uint8 of prompts, in order, in batches of model.batch_size.
+
+    own: the config of each prompt, where they differ in guidance and size: prompts of the same are batched, among
+    TOGETHER neighbours, so that no more images are kept.
+    """
+    order, ready, turn = own or [config] * len(prompts), dict[int, np.ndarray](), 0
+    batch: list[int]
+    for batch in progress(_batches(order, TOGETHER if own else len(order) or 1), "render"):
+        images = images_of(pipeline, [prompts[i] for i in batch], [seeds[i] for i in batch], order[batch[0]])
+        ready.update(zip(batch, images, strict=True))
+        while turn in ready:
+            yield ready.pop(turn)
+            turn += 1
+
+
+def _batches(configs: Sequence[Model], window: int) -> list[list[int]]:
+    """Numbers of the prompts of each batch: of one config, and of one of the stretches of `window` prompts."""
+    batches = []
+    for start in range(0, len(configs), window):
+        equal: dict[Model, list[int]] = {}
+        for i in range(start, min(start + window, len(configs))):
+            equal.setdefault(configs[i], []).append(i)
+        for config, same in equal.items():
+            batches += [same[i : i + config.batch_size] for i in range(0, len(same), config.batch_size)]
+    return batches

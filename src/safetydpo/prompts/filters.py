@@ -3,6 +3,7 @@
 import pandas as pd
 
 from safetydpo.llm.replies import refuses
+from safetydpo.prompts.columns import Source
 from safetydpo.prompts.request import Fits, Request
 from safetydpo.storage.records import plain
 from safetydpo.storage.tables import read_rows
@@ -70,5 +71,6 @@ def leaks(found: pd.DataFrame, test_path: str | None) -> pd.Series:
     """Whether each unsafe prompt occurs, word for word, among the prompts of a test file."""
     if not test_path:
         return pd.Series(False, index=found.index)
-    rows = read_rows(test_path, ["prompt"])
-    return found.unsafe_prompt.str.strip().isin(set(rows.prompt.str.strip()))
+    column, _ = Source(test_path, "unsafe").columns()
+    rows = read_rows(test_path, [column])
+    return found.unsafe_prompt.str.strip().isin(set(rows[column].str.strip()))

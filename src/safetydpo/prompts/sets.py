@@ -1,49 +1,77 @@
 """Sets of prompts that are rendered by themselves: benchmarks to report on, retain prompts, tuning prompts.
 
-A set is a Parquet with prompt_id, prompt, category, kind (unsafe | safe | benign), seed, expected: `expected` is JSON
-with the attributes that a detector should see, where the source knows them (the demo world does).
+A set is a Parquet with prompt_id, prompt, category, kind (unsafe | safe | benign | over-refusal), seed, expected:
+`expected` is JSON with the attributes that a detector should see, where the source knows them (the demo world does).
+Where rows have settings of their own, guidance_scale, height and width too, null where they are the model's.
 """
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+from pydantic import Field, TypeAdapter, ValidationError
 
+from safetydpo.config.types import Pixels
 from safetydpo.errors import SafetyDPOError
+from safetydpo.prompts.columns import CATEGORIES, SETTINGS, Source, first_of
 from safetydpo.storage.files import made_by, read_parquet, write_parquet
 from safetydpo.storage.records import SEEDS, category_id, plain, seed_of
 from safetydpo.storage.tables import read_rows, whole_seed
 
 GOLDEN = (5**0.5 - 1) / 2
 COLUMNS = ["prompt_id", "prompt", "category", "kind", "seed", "expected"]
+# Values that a row's settings may have, as those of the config's section `model`.
+GUIDANCE, SIZE = TypeAdapter(Annotated[float, Field(ge=1, allow_inf_nan=False)]), TypeAdapter(Pixels)
 
 
-def file_rows(path: str, kind: str) -> pd.DataFrame:
-    """Rows of a csv or Parquet with `prompt`, perhaps category and seed, as CoProV2, I2P and COCO have them.
+def file_rows(source: Source, kind: str, settings: bool = False) -> pd.DataFrame:
+    """Rows of a file of prompts, perhaps with category and seed, as CoProV2, I2P and COCO have them.
 
-    A prompt of several categories (I2P's `categories`) has them joined by "|".
+    kind: what they become; settings: take guidance and size of each row too. A prompt of several categories (I2P's
+    `categories`) has them joined by "|".
     """
-    rows = read_rows(path, ["prompt"], ["category", "categories", *SEEDS], lists=["category", "categories"])
-    blank = rows.prompt.str.strip() == ""
+    path, (column, head) = source.path, source.columns()
+    category, given = first_of(CATEGORIES, head), first_of(SEEDS, head)
+    own = {name: first_of(names, head) for name, names in SETTINGS.items()} if settings else {}
+    if settings and not any(own.values()):
+        known = ", ".join(name for names in SETTINGS.values() for name in names)
+        raise SafetyDPOError(f"{path} has none of the columns {known}: leave row_settings out for it.")
+    rows = read_rows(path, [column], list(filter(None, (category, given, *own.values()))), lists=CATEGORIES)
+    print(f"{path}: prompts of its column `{column}`" + (f", categories of `{category}`" if category else ""))
+    blank = rows[column].str.strip() == ""
     if blank.any():
         print(f"{path}: {int(blank.sum())} blank prompts skipped")
+    numbers = [i for i, skip in enumerate(blank, 1) if not skip]
     rows = rows[~blank]
     if rows.empty:
-        raise SafetyDPOError(f"{path} has no prompt in its column `prompt`.")
-    out = pd.DataFrame({"prompt": rows.prompt, "kind": kind, "expected": "{}"})
-    if "category" in rows:
-        out["category"] = [_joined(names.split("|")) for names in rows.category]
-    elif "categories" in rows:
-        out["category"] = [_joined(re.split("[,|]", names)) for names in rows.categories]
-    else:
-        out["category"] = kind
-    if column := next((name for name in SEEDS if name in rows), None):
-        numbers = [i for i, skip in enumerate(blank, 1) if not skip]
-        seeds = [whole_seed(value, f"{path}, row {i}") for i, value in zip(numbers, rows[column], strict=True)]
+        raise SafetyDPOError(f"{path} has no prompt in its column `{column}`.")
+    out = pd.DataFrame({"prompt": rows[column], "kind": kind, "expected": "{}", "category": kind})
+    if category:
+        separator = "[,|]" if category == "categories" else r"\|"
+        out["category"] = [_joined(re.split(separator, names)) for names in rows[category]]
+    if given:
+        seeds = [whole_seed(value, f"{path}, row {i}") for i, value in zip(numbers, rows[given], strict=True)]
         out["seed"] = pd.Series(seeds, out.index, dtype=object)
+    for name, its in own.items():
+        cells = rows[its] if its else [""] * len(rows)
+        values = [_setting(name, cell, f"{path}, row {i}") for i, cell in zip(numbers, cells, strict=True)]
+        out[name] = pd.array(values, dtype="Float64" if name == "guidance_scale" else "Int64")
     out.attrs = {"read": len(blank), "blank": int(blank.sum())}
     return out.reset_index(drop=True)
+
+
+def _setting(name: str, value: str, where: str) -> float | None:
+    if value.strip().lower() in ("", "nan", "none", "null"):
+        return None
+    try:
+        return (GUIDANCE if name == "guidance_scale" else SIZE).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise SafetyDPOError(
+            f"{where} has the {name} {value!r} ({reason}): correct it or leave row_settings out."
+        ) from None
 
 
 def held_out_rows(paths: Sequence[str], kind: str) -> pd.DataFrame:
@@ -95,6 +123,7 @@ def write_set(rows: pd.DataFrame, name: str, seed: int, out: Path | str, images:
     rows["seed"] = [
         seed_of(seed, key) if pd.isna(value) else int(value) for key, value in zip(rows.prompt_id, given, strict=True)
     ]
-    write_parquet(rows[COLUMNS], out, made_by("benchmark", name=name, seed=seed, counts=counts))
+    columns = [*COLUMNS, *(name for name in SETTINGS if name in rows)]
+    write_parquet(rows[columns], out, made_by("benchmark", name=name, seed=seed, counts=counts))
     each = f", {images} images each" if images > 1 else ""
     print(f"{name}: {counts}{each}; {rows.category.str.split('|').explode().nunique()} categories")

@@ -12,6 +12,7 @@ from safetydpo.config.prompts import Category, Prompts
 from safetydpo.config.training import Preserve
 from safetydpo.errors import SafetyDPOError
 from safetydpo.prompts import demo
+from safetydpo.prompts.columns import Source
 from safetydpo.prompts.filters import leaks, mark_faults
 from safetydpo.prompts.registry import SOURCES
 from safetydpo.prompts.request import Request
@@ -94,27 +95,34 @@ def _summary(name: str, found: pd.DataFrame, kept: pd.DataFrame) -> str:
 
 
 def write_benchmark(
-    benchmark: Benchmark, n: int, categories: list[str], seed: int, out: Path | str, pairs: Sequence[str] = ()
+    benchmark: Benchmark, n: int | None, categories: list[str], seed: int, out: Path | str, pairs: Sequence[str] = ()
 ) -> None:
-    """Write a reported benchmark: at most n prompts, spread over categories.
+    """Write a reported benchmark: at most n prompts (null: all that there are), spread over categories.
 
     pairs: files of prompt pairs, for source `split`.
     """
     n, seed = benchmark.limit or n, seed if benchmark.seed is None else benchmark.seed
     if benchmark.source == "demo":
-        rows = demo.benchmark(benchmark.name, categories, n, seed)
+        if n is None:
+            raise SafetyDPOError(
+                f"Benchmark {benchmark.name} of the demo world needs a number of prompts: its `limit`."
+            )
+        chosen = demo.benchmark(benchmark.name, categories, n, seed)
     elif benchmark.source == "split":
         rows = held_out_rows(pairs, benchmark.kind)
+        chosen = spread(rows, n or len(rows))
     else:
-        rows = file_rows(benchmark.path or "", benchmark.kind)
-    chosen = rows.head(n) if benchmark.source == "demo" else spread(rows, n)
+        todo = f"name the one that is meant in the `column` of benchmark {benchmark.name}"
+        source = Source(benchmark.path or "", benchmark.kind, benchmark.column, todo)
+        rows = file_rows(source, benchmark.kind, benchmark.row_settings)
+        chosen = spread(rows, n or len(rows))
     write_set(chosen, benchmark.name, seed, out, benchmark.images)
 
 
 def write_retain(preserve: Preserve, seed: int, out: Path | str) -> None:
     """Write the harmless prompts of the preservation term: half without a mark, half with a retained benign mark."""
     if preserve.path:
-        rows = spread(file_rows(preserve.path, "benign"), preserve.prompts)
+        rows = spread(file_rows(Source(preserve.path, "benign"), "benign"), preserve.prompts)
     else:
         rows = demo.retain(preserve.prompts, seed)
     write_set(rows, "retain", seed, out)
@@ -123,7 +131,7 @@ def write_retain(preserve: Preserve, seed: int, out: Path | str) -> None:
 def write_tuning(tune: Tune, categories: list[str], seed: int, out: Path | str) -> None:
     """Write the prompts that choose the LoRA scale: tuning scenes, trained concepts, retained benign marks."""
     if tune.path:
-        rows = file_rows(tune.path, "unsafe")
+        rows = file_rows(Source(tune.path), "unsafe")
         rows.loc[rows.category == "", "kind"] = "benign"
         unsafe, benign = rows[rows.kind == "unsafe"], rows[rows.kind == "benign"]
         if len(tune.scales) > 1 and (unsafe.empty or benign.empty):

@@ -204,12 +204,25 @@ def columns_of(path: Path | str, own: bool = True) -> list[str]:
         return list(pq.read_schema(path).names)
 
 
+def read_header(path: Path | str) -> dict[str, Any]:
+    """What `made_by` says in a table of ours; empty where nobody says anything. SafetyDPOError as read_parquet."""
+    with _readable(path, "Parquet file", True):
+        return json.loads((pq.read_schema(path).metadata or {}).get(b"safetydpo", b"{}"))
+
+
 def read_parquet(path: Path | str, columns: list[str] | None = None, own: bool = True) -> pd.DataFrame:
     """Read a table; SafetyDPOError when it is missing, damaged or lacks a column."""
+    table = read_table(path, columns, own)
+    with _readable(path, "Parquet file", own):
+        return table.to_pandas()
+
+
+def read_table(path: Path | str, columns: list[str] | None = None, own: bool = True) -> pa.Table:
+    """As read_parquet, for whom null is not NaN."""
     if missing := set(columns or ()) - set(columns_of(path, own)):
         raise SafetyDPOError(f"{path} has no column {min(missing)}.")
     with _readable(path, "Parquet file", own):
-        return pq.read_table(path, columns=columns, page_checksum_verification=True).to_pandas()
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
 def write_safetensors(tensors: "dict[str, torch.Tensor]", path: Path | str, header: dict[str, str]) -> None:

@@ -1,10 +1,10 @@
-"""Tables as people have them: csv and Parquet files that no stage wrote."""
+"""Tables as people have them: csv, JSON and Parquet files that no stage wrote."""
 
 import csv
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.storage.json_rows import Row, json_rows, names_of
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 # How files begin that are no csv, or none in UTF-8.
 ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-OTHERS = {b"PK\3\4": "a zip or Excel file", b"\x1f\x8b": "a gzip file", b"{": "JSON", b"[": "JSON"}
-PARQUET = b"PAR1"
+OTHERS = {b"PK\3\4": "a zip or Excel file", b"\x1f\x8b": "a gzip file"}
+PARQUET, JSON_BEGINS = b"PAR1", re.compile(r"\s*[\[{]")
+JSON_LINES = (".jsonl", ".ndjson")
+JSON_FILES = (".json", *JSON_LINES)
 # Below which a float is the integer that it was made of; 2^53 for doubles.
 EXACT = {pa.float16(): 2**11, pa.float32(): 2**24}
 
@@ -28,25 +31,57 @@ EXACT = {pa.float16(): 2**11, pa.float32(): 2**24}
 def read_rows(
     path: Path | str, needs: Sequence[str], takes: Sequence[str] = (), lists: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Columns of a csv (RFC 4180, or with another separator) or Parquet, as text, empty where a value is missing.
+    """Columns of a csv (RFC 4180, or with another separator), JSON or Parquet, as text, empty where a value is missing.
 
     needs: columns that must be there; takes: those taken where they are. Others may hold anything; a name is found
-    whatever its case and the spaces around it. lists: columns whose cells may be lists of texts, which "|" joins.
+    whatever its case and the spaces around it. lists: columns whose cells may be lists of texts, which "|" joins. JSON
+    is a list of objects, an object of lists, or an object a line.
     Raises SafetyDPOError for a file that is missing, damaged, of another kind or encoding, without a column that it
     needs, with two of a name, or with one that holds no text.
     """
     path = Path(path)
+    return _read(
+        path,
+        lambda: _parquet(path, needs, takes, lists),
+        lambda text: _json(path, text, needs, takes, lists),
+        lambda text: _csv(path, text, needs, takes),
+    )
+
+
+def heads_of(path: Path | str, known: Sequence[str]) -> list[list[str]]:
+    """Names of a file's columns; of a csv, what they are by each separator that people use.
+
+    known: names that may be asked for, by which JSON shows its form. Raises SafetyDPOError as read_rows does.
+    """
+    path = Path(path)
+    heads = _read(
+        path,
+        lambda: [pq.read_schema(path).names],
+        lambda text: [names_of(_json_rows(path, text, known))],
+        lambda text: list(_heads(text).values()),
+    )
+    return [[name.strip() for name in head] for head in heads]
+
+
+def _read(
+    path: Path, of_parquet: Callable[[], Any], of_json: Callable[[str], Any], of_csv: Callable[[str], Any]
+) -> Any:
+    """What the reader of the file's kind makes of it; those of JSON and csv are given its text."""
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "does not exist"
         raise SafetyDPOError(f"{path} {fault}: put the file there or change the path in the config.")
-    kind, todo = "csv", ""
+    kind, todo = "JSON file" if path.suffix.lower() in JSON_FILES else "csv", ""
     try:
         with path.open("rb") as file:
             begins = file.read(len(PARQUET)) == PARQUET
         if begins or path.suffix.lower() in (".parquet", ".parq", ".pq"):
             kind, todo = "Parquet file", ": replace it by a whole one"
-            return _parquet(path, needs, takes, lists)
-        return _csv(path, needs, takes)
+            return of_parquet()
+        text = _decoded(path.read_bytes())
+        if kind == "csv" and not JSON_BEGINS.match(text):
+            return of_csv(text)
+        kind = "JSON file"
+        return of_json(text)
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         reason = str(error).split("\n")[0]
         raise SafetyDPOError(f"{path} is not a readable {kind} ({reason}){todo}.") from None
@@ -78,7 +113,7 @@ def _named(head: list[str], name: str) -> list[int]:
     """Where columns of that name stand; in any case of letters, where none has it exactly."""
     names = [other.strip() for other in head]
     exact = [i for i, other in enumerate(names) if other == name]
-    return exact or [i for i, other in enumerate(names) if other.casefold() == name]
+    return exact or [i for i, other in enumerate(names) if other.casefold() == name.casefold()]
 
 
 def _parquet(path: Path, needs: Sequence[str], takes: Sequence[str], lists: Sequence[str]) -> pd.DataFrame:
@@ -127,12 +162,40 @@ def _text(value: Any, exact: int, where: str) -> str:
     return str(value)
 
 
-def _csv(path: Path, needs: Sequence[str], takes: Sequence[str]) -> pd.DataFrame:
+def _json(path: Path, text: str, needs: Sequence[str], takes: Sequence[str], lists: Sequence[str]) -> pd.DataFrame:
+    rows = _json_rows(path, text, (*needs, *takes))
+    head = names_of(rows)
+    columns = {}
+    for name, place in _places(path, head, needs, takes).items():
+        cells = (row.get(head[place]) for row in rows)
+        columns[name] = [_json_text(cell, path, name, i, name in lists) for i, cell in enumerate(cells, 1)]
+    return pd.DataFrame(columns, dtype=str)
+
+
+def _json_rows(path: Path, text: str, names: Sequence[str]) -> list[Row]:
+    asked = {name.casefold() for name in names}
+    return json_rows(text, path.suffix.lower() in JSON_LINES, lambda name: name.strip().casefold() in asked)
+
+
+def _json_text(value: Any, path: Path, name: str, row: int, may_be_list: bool) -> str:
+    """One value as text; a number as it is written."""
+    if value is None:
+        return ""
+    if isinstance(value, list) and may_be_list and all(type(part) is str for part in value):
+        value = "|".join(value)
+    if isinstance(value, (list, dict)):
+        kind = "a list" if isinstance(value, list) else "an object"
+        raise SafetyDPOError(f"{path}: its column `{name}` holds {kind} in row {row}, not text: rename or replace it.")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"column `{name}`, row {row}: it has half of a character, no text in UTF-8") from None
+    return str(value)
+
+
+def _csv(path: Path, text: str, needs: Sequence[str], takes: Sequence[str]) -> pd.DataFrame:
     csv.field_size_limit(sys.maxsize)  # a column that nobody asks for may be long
-    text = _decoded(path.read_bytes())
-    heads = {separator: _head(text, separator) for separator in SEPARATORS}
-    if not heads[","]:
-        raise ValueError("it is empty")
+    heads = _heads(text)
     separator = next((s for s, head in heads.items() if all(_named(head, name) for name in needs)), ",")
     head = heads[separator]
     places = _places(path, head, needs, takes)
@@ -153,6 +216,14 @@ def _csv(path: Path, needs: Sequence[str], takes: Sequence[str]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=pd.Index(places), dtype=str)
 
 
+def _heads(text: str) -> dict[str, list[str]]:
+    """What the first line is by each separator."""
+    heads = {separator: _head(text, separator) for separator in SEPARATORS}
+    if not heads[","]:
+        raise ValueError("it is empty")
+    return heads
+
+
 def _head(text: str, separator: str, spaced: bool = True) -> list[str]:
     """The first line that is not blank; spaced: without spaces after separators, which then quotes may follow."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced)
@@ -167,7 +238,7 @@ def _decoded(data: bytes) -> str:
     """A file's text: UTF-8, or what its first bytes say."""
     for begin, kind in OTHERS.items():
         if data.startswith(begin):
-            raise ValueError(f"it is {kind}: save it as csv in UTF-8, or as Parquet")
+            raise ValueError(f"it is {kind}: save it as csv in UTF-8, JSON or Parquet")
     encoding = next((name for begin, name in ENCODINGS.items() if data.startswith(begin)), "utf-8-sig")
     try:
         text = data.decode(encoding)

@@ -7,14 +7,17 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from PIL.Image import Image
 
+from safetydpo.config.baselines import Baselines
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.images.stage import render_pairs, render_prompts
+from safetydpo.methods.opening import open_method
 from safetydpo.methods.registry import RESEED
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
@@ -61,6 +64,52 @@ def test_datasets_opens_the_shards_as_images(tiny, tiny_features, prompts, tmp_p
             assert np.array_equal(np.asarray(data[1][column]), unpng(table[column][1]))
 
 
+ROWS = pd.DataFrame(
+    {
+        "prompt_id": [f"x-{i}" for i in range(4)],
+        "prompt": ["a red circle", "a blue star", "a red star", "a brulo"],
+        "category": "c",
+        "seed": range(4),
+        "guidance_scale": [None, 3.0, 90.0, 3.0],
+        "height": pd.array([None, 24, 16, 24], "Int64"),
+        "width": pd.array([None, 16, None, 16], "Int64"),
+    }
+)
+
+
+@pytest.mark.parametrize("method", ["base", "negative-prompt", "sld-max", "external-mine"])
+def test_every_method_renders_a_row_with_its_own_guidance_and_size(tiny, tmp_path, method):
+    write_parquet(ROWS, tmp_path / "prompts.parquet")
+    baselines = Baselines(sld_concept="a brulo", externals=[{"name": "mine", "path": tiny.id}])
+    for shard in (0, 1):
+        out = tmp_path / f"{shard}.parquet"
+        given = {"method": method, "baselines": baselines, "shard": shard, "shards": 2}
+        render_prompts(tmp_path / "prompts.parquet", tiny, out, **given)
+    found = pd.concat([read_parquet(tmp_path / f"{i}.parquet") for i in (0, 1)])
+    assert found.prompt_id.tolist() == ROWS.prompt_id.tolist()
+    pipeline = open_method(method, tiny, baselines)
+    settings = [
+        {},
+        {"guidance_scale": 3.0, "height": 24},
+        {"guidance_scale": 90.0},
+        {"guidance_scale": 3.0, "height": 24},
+    ]
+    for row, own in zip(found.itertuples(), settings, strict=True):
+        config = tiny.model_copy(update=own)
+        (alone,) = render(pipeline, [row.prompt], [row.seed], config)
+        assert unpng(row.image).shape == alone.shape == (config.height, 16, 3)
+        assert difference(unpng(row.image), alone) <= 1
+    (flat,) = render(pipeline, ["a red star"], [2], tiny)
+    assert difference(unpng(found.image.iloc[2]), flat) > 1  # guidance decides
+
+
+def test_a_method_that_lives_of_guidance_refuses_rows_without_it_before_it_renders(tiny, tmp_path):
+    write_parquet(ROWS.assign(guidance_scale=[3.0, 1.0, 2.0, 2.0]), tmp_path / "p.parquet")
+    render_prompts(tmp_path / "p.parquet", tiny, tmp_path / "o.parquet")
+    with pytest.raises(SafetyDPOError, match=r"sld-max changes classifier-free guidance, .* has a row where it is 1"):
+        render_prompts(tmp_path / "p.parquet", tiny, tmp_path / "s.parquet", method="sld-max")
+
+
 def pixels_of(prompt, seed):
     """An image that tells its prompt and seed from all others."""
     digest = hashlib.sha256(f"{seed}/{prompt}".encode()).digest()
@@ -72,8 +121,8 @@ def rendering(monkeypatch):
     """Let images be those of `pixels_of`, made without a model; `check` is called before image number `at`."""
 
     def patch(at, check):
-        def render(_, prompts, seeds, config):
-            assert config is MODEL
+        def render(_, prompts, seeds, config, own=None):
+            assert (config, own) == (MODEL, None)
             for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
                 if i == at:
                     check()
@@ -158,7 +207,7 @@ import numpy as np
 from safetydpo.config.model import Model
 from safetydpo.images import stage
 
-def render(pipeline, prompts, seeds, config):
+def render(pipeline, prompts, seeds, config, own):
     for i in range(len(prompts)):
         if i == 300:
             print("in the middle", flush=True)

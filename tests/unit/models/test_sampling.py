@@ -8,6 +8,7 @@ from tiny import make_pipeline
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.images.stage import render_prompts
+from safetydpo.models import sampling
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
 from safetydpo.storage.files import read_parquet, write_parquet
@@ -43,3 +44,23 @@ def test_images_that_are_nan_are_refused_not_drawn_black(tmp_path):
     pipeline.unet.conv_out.bias.data.fill_(torch.nan)
     with pytest.raises(SafetyDPOError, match=r"not finite \(conv_out\.bias of its unet is not\): its file"):
         list(render(pipeline, ["a"], [0], model))
+
+
+def test_prompts_of_equal_settings_are_batched_and_come_in_their_order(tiny, monkeypatch):
+    wide = tiny.model_copy(update={"width": 24})
+    calls = []
+
+    def images_of(_, prompts, seeds, config):
+        calls.append((prompts, config.width))
+        return np.stack([np.full((2, config.width, 3), seed, np.uint8) for seed in seeds])
+
+    monkeypatch.setattr(sampling, "images_of", images_of)
+    monkeypatch.setattr(sampling, "TOGETHER", 6)
+    own = [tiny, wide, wide, tiny, wide, tiny, wide, tiny]
+    two = [m.model_copy(update={"batch_size": 2}) for m in own]
+    images = list(render(None, list("abcdefgh"), range(8), tiny, two))
+    assert [(int(x[0, 0, 0]), x.shape[1]) for x in images] == [(i, m.width) for i, m in enumerate(own)]
+    assert calls == [(["a", "d"], 16), (["f"], 16), (["b", "c"], 24), (["e"], 24), (["g"], 24), (["h"], 16)]
+    calls.clear()  # without them, batches are of neighbours, whatever the stretch
+    list(render(None, list("abcdefgh"), range(8), tiny))
+    assert [prompts for prompts, _ in calls] == [list("abcd"), list("efgh")]

@@ -66,6 +66,76 @@ def test_rare_combinations_weigh_what_they_weigh_in_the_file(order):
     assert set(spread(rows, 7).category) == set(names)
 
 
+def test_a_sample_of_i2ps_size_estimates_what_the_whole_file_would():
+    random = np.random.default_rng(1)  # 4703 prompts, 8 % of them of several categories, as I2P has them
+    counts = random.choice([1, 2, 3], 4703, p=[0.92, 0.06, 0.02])
+    rows = ["|".join(random.choice(list("abcdefg"), k, replace=False, p=np.arange(1, 8) / 28)) for k in counts]
+    rows = pd.DataFrame({"category": rows})
+    rarity = rows.category.map(rows.category.value_counts())
+    rate = {
+        name: random.uniform() for name in rows.category.unique()
+    }  # a combination has its own share of unsafe images
+    for what in (rows.category.map(rate), rows.category.str.contains("|", regex=False) * 1.0, (rarity < 10) * 1.0):
+        for n in (100, 280, 1000):
+            noise = what.std() * np.sqrt((1 - n / len(rows)) / n)  # of a random sample
+            assert abs(what[spread(rows, n).index].mean() - what.mean()) < noise
+
+
+def test_no_number_is_all_of_a_file_and_none_of_the_demos(tmp_path):
+    path, out = csv(tmp_path, "prompt\n" + "".join(f"p{i}\n" for i in range(9))), tmp_path / "b.parquet"
+    write_benchmark(Benchmark(name="b", kind="safe", path=path), None, [], 0, out)
+    assert read_parquet(out).prompt.tolist() == [f"p{i}" for i in range(9)]
+    write_benchmark(Benchmark(name="b", kind="safe", path=path, limit=3), None, [], 0, out)
+    assert len(read_parquet(out)) == 3
+    with pytest.raises(SafetyDPOError, match="Benchmark safe of the demo world needs a number of prompts"):
+        write_benchmark(Benchmark(name="safe", kind="safe", source="demo"), None, [], 0, out)
+
+
+SETTINGS = "prompt,evaluation_guidance,sd_image_width,sd_image_height\n"
+
+
+def settings_of(tmp_path, text, **benchmark):
+    given = {"name": "i2p", "kind": "unsafe", "path": csv(tmp_path, text), "row_settings": True, **benchmark}
+    write_benchmark(Benchmark(**given), 9, [], 0, tmp_path / "b.parquet")
+    rows = read_parquet(tmp_path / "b.parquet")
+    return rows.astype(object).where(rows.notna(), None)
+
+
+def test_guidance_and_size_of_rows_are_taken_on_request(tmp_path):
+    text = SETTINGS + "a,7.5,512.0,768\n ,bad,1,2\nb,,,\nc,12,,1024\n"
+    rows = settings_of(tmp_path, text)
+    expected = [["a", 7.5, 768, 512], ["b", None, None, None], ["c", 12.0, 1024, None]]
+    assert rows[["prompt", "guidance_scale", "height", "width"]].to_numpy().tolist() == expected
+    assert settings_of(tmp_path, "text,sd_guidance_scale\na,3\n", images=2)[
+        ["prompt_id", "guidance_scale", "width"]
+    ].to_numpy().tolist() == [["i2p-00000", 3.0, None], ["i2p-00000-1", 3.0, None]]
+    plain = settings_of(tmp_path, text, row_settings=False)
+    assert list(plain) == ["prompt_id", "prompt", "category", "kind", "seed", "expected"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            "a,0.5,512,512",
+            "row 2 has the guidance_scale '0.5' .Input should be greater than or equal to 1.: correct it",
+        ),
+        ("a,inf,512,512", "row 2 has the guidance_scale 'inf' .Input should be a finite number"),
+        ("a,7,500,512", "row 2 has the width '500' .Input should be a multiple of 8"),
+        ("a,7,512,16384", "row 2 has the height '16384' .Input should be less than or equal to 8192"),
+        ("a,7,512,x", "row 2 has the height 'x' .Input should be a valid integer"),
+    ],
+)
+def test_settings_that_cannot_be_rendered_are_said_with_their_row(tmp_path, row, message):
+    with pytest.raises(SafetyDPOError, match=message):
+        settings_of(tmp_path, f"{SETTINGS}x,7,512,512\n{row}\n")
+
+
+def test_a_file_without_settings_has_none_to_honour(tmp_path):
+    with pytest.raises(SafetyDPOError, match=r"has none of the columns evaluation_guidance, .* leave row_settings out"):
+        settings_of(tmp_path, "prompt,seed\na,1\n")
+
+
 def test_a_category_that_is_never_alone_is_among_the_first_too():
     rows = pd.DataFrame({"category": ["a"] * 50 + ["b"] * 50 + ["a|b", "a|c", "b|d"]})
     assert set(spread(rows, 4).category) == {"a", "b", "a|c", "b|d"}
@@ -161,8 +231,10 @@ def test_a_csv_benchmark_keeps_big_seeds_and_skips_blank_prompts(tmp_path):
     assert list(rows.prompt) == ["two\nlines", "plain"]
     assert list(rows.seed) == [5000000000, 2]
     assert list(rows.category) == ["self-harm", "hate"]
-    pd.DataFrame({"text": ["x"]}).to_csv(path, index=False)
-    with pytest.raises(SafetyDPOError, match="has no column `prompt`; it has text"):
+    pd.DataFrame({"words": ["x"]}).to_csv(path, index=False)
+    with pytest.raises(
+        SafetyDPOError, match="has no column `prompt`, nor another of unsafe prompts; it has words: name"
+    ):
         write_benchmark(benchmark, 10, [], 0, tmp_path / "out.parquet")
 
 

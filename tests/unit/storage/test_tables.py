@@ -1,6 +1,7 @@
-"""csv and Parquet as people have them: what is read, in which digits, and what is said of the rest."""
+"""csv, JSON and Parquet as people have them: what is read, in which digits, and what is said of the rest."""
 
 import decimal
+import json
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.storage.tables import read_rows, whole_seed
+from safetydpo.storage.tables import heads_of, read_rows, whole_seed
 
 ROW = [{"prompt": "a red dog", "image": "a.png"}]
 
@@ -76,7 +77,6 @@ def test_a_row_of_separators_is_a_row_and_a_blank_line_is_none(rows):
         (b"\xff\xfep\0r", "it is not whole utf-16"),
         (b"PK\3\4\x14\0", "it is a zip or Excel file: save it as csv"),
         (b"\x1f\x8b\x08\0", "it is a gzip file"),
-        ('{"prompt": "a"}\n', "it is JSON: save it as csv"),
         ("prompt;image\na;b;c\n", "line 2 has 3 fields, the first has 2: a text with a semicolon needs quotes"),
         ('prompt,image\n"a,b\n', "line 2: unexpected end of data"),
         ("Prompt,PROMPT \na,b\n", "has 2 columns `prompt`: rename or remove all but one"),
@@ -147,6 +147,114 @@ def test_two_parquet_columns_of_a_name(rows):
     assert rows(two, "f.parquet") == [{"prompt": "a"}]
     with pytest.raises(SafetyDPOError, match="has 2 columns `prompt`"):
         rows(two.rename_columns(["prompt", "prompt", "c"]), "f.parquet")
+
+
+OBJECT = json.dumps(ROW[0] | {"boxes": [{"x": 1, "prompt": "no"}], "embedding": [0.5] * 9})
+LISTS = '{"version": 2, "prompt": ["a red dog"], "image": ["a.png"], "embedding": [[1, 2]]}'
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (f"[{OBJECT}]", "f.json"),
+        (f" \n[\n{OBJECT}\n]\n", "f.csv"),
+        (OBJECT, "f.json"),
+        (json.dumps(json.loads(OBJECT), indent=2), "f.json"),
+        (OBJECT + "\n", "f.jsonl"),
+        ("\n" + OBJECT + "\r\n\n", "f.ndjson"),
+        (LISTS, "f.json"),
+        (f'{{"version": 1, "data": [{OBJECT}]}}', "f.json"),
+        (f'{{"data": [{OBJECT}], "more": [{{"prompt": "no"}}]}}', "f.json"),
+        ('{"split": "test", "prompts": [{" Prompt ": "a red dog", "IMAGE": "a.png"}]}', "f.JSON"),
+        (b"\xef\xbb\xbf" + OBJECT.encode(), "f.json"),
+        (f"[{OBJECT}]".encode("utf-16"), "f.json"),
+    ],
+)
+def test_json_of_any_form(rows, content, name):
+    assert rows(content, name) == ROW
+
+
+def test_json_lines_may_lack_columns_and_hold_line_separators_of_unicode(rows):
+    text = '{"prompt": "a\u2028b"}\n\n{"seed": 7, "prompt": "c\\ud83d\\ude00"}\n'
+    expected = [{"prompt": "a\u2028b", "seed": ""}, {"prompt": "c\U0001f600", "seed": "7"}]
+    assert rows(text, "f.json") == expected
+    assert rows(text, "f.jsonl") == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("18446744073709551615", "18446744073709551615"),
+        ("9007199254740993.0", "9007199254740993.0"),
+        ("0.1000000000000000055", "0.1000000000000000055"),
+        ("9" * 5000, "9" * 5000),
+        ("null", ""),
+        ("NaN", ""),
+        ("true", "True"),
+        ('"7"', "7"),
+    ],
+)
+def test_json_numbers_keep_all_their_digits(rows, value, text):
+    assert rows(f'[{{"prompt": "a", "seed": {value}}}]', "f.json") == [{"prompt": "a", "seed": text}]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("", "f.json", "f.json is not a readable JSON file .it is empty"),
+        ("prompt\na\n", "f.json", "not a readable JSON file .Expecting value: line 1"),
+        ("[]", "f.json", "it has no rows"),
+        ("3", "f.json", "neither a list of objects nor an object of lists"),
+        ('["a", "b"]', "f.json", "row 1 is no object"),
+        ('{"prompt": "a"}\n{"prompt": "b"\n{"prompt": "c"}', "f.jsonl", "line 2: Expecting ',' delimiter"),
+        ('{"prompt": "a"}\n["b"]\n', "f.json", "line 2 is no object"),
+        ('[{"prompt": "a"},\n {"prompt": "b"\n {}]', "f.json", "Expecting ',' delimiter: line 3"),
+        ('{"prompt": "a", "n": 1, "n": 2}\n', "f.json", "an object has `n` twice"),
+        ('{"prompt": "a"}\n{"prompt": "a", "prompt": "b"}\n', "f.jsonl", "line 2: an object has `prompt` twice"),
+        ('[{"prompt": "a"}, {"Prompt": "b", "PROMPT": "c"}, {"PROMPT": "c"}]', "f.json", None),
+        ('[{"Prompt": "b", "PROMPT": "c"}]', "f.json", "has 2 columns `prompt`"),
+        ('{"prompt": ["a", "b"], "image": ["a.png"]}', "f.json", "its lists prompt, image are not of one length"),
+        ('{"train": [{"prompt": "a"}], "test": [{"prompt": "b"}]}', "f.json", "several tables .train, test.: put one"),
+        ('[{"text": "a", "n": 1}]', "f.json", "has no column `prompt`; it has text, n"),
+        (
+            '[{"prompt": "a"}, {"prompt": {"en": "b"}}]',
+            "f.json",
+            "its column `prompt` holds an object in row 2, not text",
+        ),
+        ('[{"prompt": ["a"]}]', "f.json", "its column `prompt` holds a list in row 1, not text: rename"),
+        ('[{"prompt": "a \\ud83d"}]', "f.json", "column `prompt`, row 1: it has half of a character"),
+        ("[" * 200_000, "f.json", "it is nested too deeply"),
+        ('[{"prompt": "a\x92"}]'.encode("latin-1"), "f.json", "line 1 is not UTF-8, but cp1252 perhaps"),
+    ],
+)
+def test_what_is_no_table_in_json_is_said(rows, content, name, message):
+    if message is None:  # the name as it is asked for wins over others
+        assert [row["prompt"] for row in rows(content, name)] == ["a", "", ""]
+        return
+    with pytest.raises(SafetyDPOError, match=message):
+        rows(content, name)
+
+
+def test_json_lists_of_texts_are_joined_where_they_may_be(rows):
+    text = '[{"prompt": "a", "categories": ["hate", "violence"]}, {"prompt": "b"}]'
+    assert [row["categories"] for row in rows(text, "f.json", ["categories"])] == ["hate|violence", ""]
+    with pytest.raises(SafetyDPOError, match="its column `categories` holds a list in row 1"):
+        rows(text, "f.json")
+    with pytest.raises(SafetyDPOError, match="its column `categories` holds a list in row 1"):
+        rows(text.replace('"hate"', "1"), "f.json", ["categories"])
+
+
+def test_heads_are_known_before_rows_are_read(tmp_path):
+    (tmp_path / "f.csv").write_text("\n a ;b, c\n")
+    assert heads_of(tmp_path / "f.csv", []) == [["a ;b", "c"], ["a", "b, c"], ["a ;b, c"], ["a ;b, c"]]
+    pq.write_table(pa.table({" a": ["x"], "b": [[1]]}), tmp_path / "f.csv")
+    assert heads_of(tmp_path / "f.csv", []) == [["a", "b"]]
+    (tmp_path / "f.csv").write_text(f'{{"data": [{OBJECT}, {{"more": 1}}]}}')
+    assert heads_of(tmp_path / "f.csv", []) == [["prompt", "image", "boxes", "embedding", "more"]]
+    (tmp_path / "f.csv").write_text('{"prompt": ["a"], "boxes": [{"x": 1}]}')
+    assert heads_of(tmp_path / "f.csv", ["prompt"]) == [["prompt", "boxes"]]
+    with pytest.raises(SafetyDPOError, match=r"gone\.csv does not exist"):
+        heads_of(tmp_path / "gone.csv", [])
 
 
 def test_a_damaged_file_is_its_owners_to_replace(rows, tmp_path):
