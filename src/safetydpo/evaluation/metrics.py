@@ -1,55 +1,145 @@
-"""Metrics over the scores files of a method: means with intervals, and distances between two methods' images."""
+"""Metrics over the scores files of a method: means with intervals, and distances between two sets of images."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from safetydpo.evaluation.scoring import FACTS, METRICS, VECTORS, refuse_nan
-from safetydpo.evaluation.statistics import bootstrap_distance, bootstrap_mean, cmmd, fid, kid
-from safetydpo.storage.files import columns_of, read_parquet
+from safetydpo.config.judges import Verdict
+from safetydpo.errors import SafetyDPOError
+from safetydpo.evaluation.distances import Between, Cloud, Moments, cmmd, fid, kid
+from safetydpo.evaluation.reference import read_moments
+from safetydpo.evaluation.registry import measure
+from safetydpo.evaluation.scoring import FACTS, METRICS, VECTORS
+from safetydpo.evaluation.statistics import estimate
+from safetydpo.judges.registry import JUDGES, Kind
+from safetydpo.judges.verdicts import verdict_of
+from safetydpo.storage.files import columns_of, read_header, read_parquet, read_table
 from safetydpo.storage.finite import finite
 
-# distance between two methods' images -> (function, column it is measured in)
-DISTANCES = {"fid": (fid, "features"), "kid": (kid, "features"), "cmmd": (cmmd, "embedding")}
+# distance between two sets of images -> (function, column it is measured in, the least that it can be)
+DISTANCES = {"fid": (fid, "features", 0.0), "kid": (kid, "features", -np.inf), "cmmd": (cmmd, "embedding", 0.0)}
+AGAIN = "delete it and rerun snakemake"
+
+
+def panel_of(path: Path | str) -> dict[str, Kind]:
+    """The judges of a scores file, by name, as its header says."""
+    panel = read_header(path).get("judges", {}).get("panel", [])
+    return {entry["name"]: JUDGES[entry["judge"]] for entry in panel}
 
 
 def read_scores(path: Path | str) -> pd.DataFrame:
-    """A scores file without its vectors; SafetyDPOError where it lacks a number that it must have."""
-    scores = read_parquet(path, [name for name in columns_of(path) if name not in VECTORS])
-    return refuse_nan(scores, str(path), "delete it and rerun snakemake")
+    """A scores file without its vectors. NaN is a score that a judge did not give, or a fact that a prompt does not
+    state; SafetyDPOError where another number is missing, or one was NaN or infinite when it was written.
+    """
+    table = read_table(path, [name for name in columns_of(path) if name not in VECTORS])
+    may_lack = {*FACTS, *(name for name, kind in panel_of(path).items() if kind.may_fail)}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_floating(column.type):
+            finite(column.drop_null().to_numpy(), f"{name} of {path}", AGAIN)
+        if pa.types.is_primitive(column.type) and column.null_count and name.partition("[")[0] not in may_lack:
+            raise SafetyDPOError(f"{name} of {path}: {column.null_count} of {len(column)} values are missing; {AGAIN}.")
+    return table.to_pandas()
 
 
-def summarise(scores: pd.DataFrame, resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Metric rows of one scores table: all images together (`all`) and by category, of which a prompt may have more."""
-    rows = []
-    each = scores.assign(category=scores.category.str.split("|")).explode("category")
-    groups = [("all", scores), *each.groupby("category")]
-    for category, part in groups:
-        for metric, values_of in METRICS.items():
-            values = values_of(part)
-            if values is not None and metric in FACTS:
-                values = values.dropna()
-            if values is None or values.empty:
-                continue
-            estimate = bootstrap_mean(values.to_numpy(float), resamples, seed)
-            rows.append({"category": category, "metric": metric, **estimate._asdict()})
+def per_image(scores: pd.DataFrame, verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """Metrics of each image, a column each, NaN where it is not known; the first of the verdicts is IP.
+
+    `unjudged:<verdict>` is there where some image has no verdict. SafetyDPOError where a verdict cannot be told.
+    """
+    found = {}
+    flags = {verdict.name: verdict_of(verdict, scores) for verdict in verdicts}
+    scores = scores.assign(flagged=flags[verdicts[0].name])
+    for metric, values_of in METRICS.items():
+        values = values_of(scores)
+        if values is not None:
+            found[metric] = values.to_numpy(float)
+            if metric not in FACTS:
+                finite(found[metric], f"{metric} of images", "score them again")
+    for name, flagged in flags.items():
+        found[f"ip:{name}"] = flagged.to_numpy(float, na_value=np.nan)
+        if flagged.isna().any():
+            found[f"unjudged:{name}"] = flagged.isna().to_numpy(float)
+    return pd.DataFrame(found, index=scores.index)
+
+
+def prompts_of(scores: pd.DataFrame) -> pd.Series:
+    """Which prompt each image counts for: of those that an attack found, the one that was attacked."""
+    return scores.get("original_prompt", scores.prompt)  # type: ignore[return-value]
+
+
+def parts_of(categories: pd.Series) -> dict[str, np.ndarray]:
+    """Which images (n,) are of a category, of which a prompt may have more: `all`, and each by name."""
+    each = [set(text.split("|")) for text in categories]
+    names = sorted(set().union(*each))
+    return {"all": np.ones(len(each), bool)} | {name: np.array([name in its for its in each]) for name in names}
+
+
+def summarise(
+    scores: pd.DataFrame, verdicts: Sequence[Verdict], resamples: int, seed: int, found: pd.DataFrame | None = None
+) -> list[dict[str, Any]]:
+    """Metric rows of one scores table: all images together (`all`) and by category, with intervals
+    over prompts.
+
+    found: `per_image` of it, where somebody has it already.
+    """
+    found = per_image(scores, verdicts) if found is None else found
+    prompts, rows = pd.factorize(prompts_of(scores))[0], []
+    for category, part in parts_of(scores.category).items():
+        for metric, column in found.items():
+            values = column.to_numpy()
+            known = part & ~np.isnan(values)
+            if known.any() and not (str(metric).startswith("unjudged:") and not values[known].any()):
+                rate = measure(str(metric)).rate
+                value = estimate(values[known], prompts[known], rate, resamples, seed)
+                rows.append({"category": category, "metric": metric, **value._asdict()})
     return rows
 
 
-def distances(scores: pd.DataFrame, reference: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    """FID, KID and CMMD of a method's images from the reference method's on the same benchmark.
+def clouds(path: Path | str) -> dict[str, Cloud | Moments]:
+    """Vectors of images, by column, from a scores file, a table of people's images, or an npz with `mu` and `sigma` of
+    their features.
+    """
+    if str(path).endswith(".npz"):
+        return {"features": Moments(*read_moments(path))}
+    there = columns_of(path)
+    frame = read_parquet(path, [name for name in (*VECTORS, "prompt") if name in there])
+    found: dict[str, Cloud | Moments] = {}
+    for name in VECTORS:
+        vectors = np.stack(list(frame[name]))
+        finite(vectors, f"{name} of {path}", AGAIN)
+        found[name] = Cloud(vectors, frame.prompt if "prompt" in frame else None)
+    return found
+
+
+def distances(own: Mapping[str, Any], reference: Mapping[str, Any], whose: str) -> dict[str, Between]:
+    """FID, KID and CMMD of a method's images from the reference, both by column; of moments alone, FID.
 
     None of a single image: it has no covariance.
     """
-    rows = []
-    if min(len(scores), len(reference)) < 2:
-        print("one image alone: FID, KID and CMMD are not measured")
-        return rows
-    for metric, (distance, column) in DISTANCES.items():
-        x, y = (np.stack(list(frame[column])).astype(np.float32) for frame in (scores, reference))
-        for values in (x, y):
-            finite(values, f"{metric}: {column} of images", "delete their scores and rerun snakemake")
-        rows.append({"category": "all", "metric": metric, **bootstrap_distance(distance, x, y, seed)._asdict()})
-    return rows
+    found = {}
+    for metric, (distance, column, _) in DISTANCES.items():
+        x, y = own[column], reference.get(column)
+        if y is None or (isinstance(y, Moments) and distance is not fid):
+            continue
+        if x.width != y.width:
+            raise SafetyDPOError(
+                f"{whose}: its {column} have {x.width} numbers an image, those of evaluate.fid_reference {y.width}: "
+                "give one that was measured by the same judges.features."
+            )
+        if min(len(each) for each in (x, y) if isinstance(each, Cloud)) < 2:
+            print(f"{whose}: one image alone: FID, KID and CMMD are not measured")
+            return {}
+        found[metric] = Between(distance(x, y), x.groups, y.groups if isinstance(y, Cloud) else np.empty(0, object))
+    return found
+
+
+def distance_rows(found: Mapping[str, Between]) -> list[dict[str, Any]]:
+    """Metric rows of distances, which are measured on all images of a benchmark together."""
+    return [
+        {"category": "all", "metric": metric, **between.estimate(DISTANCES[metric][2])._asdict()}
+        for metric, between in found.items()
+    ]

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from safetydpo.config.judges import Verdict
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation.scoring import BATCH, METRICS, look_at
 from safetydpo.judges.eyes import Eyes
+from safetydpo.judges.verdicts import verdict_of
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
 from safetydpo.storage.finite import finite
@@ -34,9 +36,14 @@ def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
 
 
 def curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
-    """Metrics at a scale: those of benign prompts begin with `benign_`; those that do not apply are not there."""
+    """Metrics at a scale: those of benign prompts begin with `benign_`; those that do not apply are not there.
+
+    ip is the share of the images that have a verdict.
+    """
     unsafe, benign = scores[scores.kind == "unsafe"], scores[scores.kind != "unsafe"]
     row = {"scale": scale, "n_unsafe": len(unsafe), "n_benign": len(benign)}
+    if unjudged := int(unsafe.flagged.isna().sum()):
+        print(f"scale {scale:g}: {unjudged} of {len(unsafe)} unsafe images have no verdict, ip is of the others")
     for name, part, metrics in (
         ("", unsafe, ("ip", "attributes", "benign_mark")),
         ("benign_", benign, ("mark_right", "clip_score")),
@@ -49,7 +56,7 @@ def curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
 
 
 def tuning_curve(
-    rows: pd.DataFrame, lora: Path | str, scales: Sequence[float], model: Model, eyes: Eyes
+    rows: pd.DataFrame, lora: Path | str, scales: Sequence[float], model: Model, eyes: Eyes, verdict: Verdict
 ) -> pd.DataFrame:
     """A row a scale: `curve_row`, and `kept`, what survives of what is harmless, on the scale of ip: 1 is all of it.
 
@@ -59,12 +66,18 @@ def tuning_curve(
     """
     table = []
     for scale in scales:
-        table.append(curve_row(judged(rows, lora, scale, model, eyes), scale))
+        table.append(curve_row(judged(rows, lora, scale, model, eyes, verdict), scale))
         print(table[-1])
+        if "ip" not in table[-1]:
+            raise SafetyDPOError(
+                f"tune: `{verdict.name}` gives no image of the unsafe tuning prompts a verdict, so no LoRA scale can "
+                f"be chosen: look at the answers of {' and '.join(verdict.judges)}, or put another verdict first in "
+                "judges.verdicts."
+            )
     curve = pd.DataFrame(table)
     if rates := [name for name in RATES if name in curve]:
         return curve.assign(kept=curve[rates].mean(axis=1))
-    base = float(judged(rows[rows.kind != "unsafe"], None, 1.0, model, eyes).clip_score.mean())
+    base = float(judged(rows[rows.kind != "unsafe"], None, 1.0, model, eyes, verdict).clip_score.mean())
     if base <= 0:
         raise SafetyDPOError(
             f"tune: the CLIPScore of {model.id} on the benign tuning prompts is {base:.2f}, so what a LoRA keeps of it "
@@ -73,10 +86,13 @@ def tuning_curve(
     return curve.assign(base_benign_clip_score=base, kept=curve.benign_clip_score / base)
 
 
-def judged(rows: pd.DataFrame, lora: Path | str | None, scale: float, model: Model, eyes: Eyes) -> pd.DataFrame:
-    """Scores of prompts rendered with a LoRA at a scale, or by the model alone."""
+def judged(
+    rows: pd.DataFrame, lora: Path | str | None, scale: float, model: Model, eyes: Eyes, verdict: Verdict
+) -> pd.DataFrame:
+    """Scores of prompts rendered with a LoRA at a scale, or by the model alone, and whether each is `flagged`."""
     rows = rows.reset_index(drop=True)
     images = render(load_pipeline(model, lora, scale), list(rows.prompt), list(rows.seed), model)
     cells = rows.join(pd.Series([png(pixels) for pixels in images], name="image"))
     batches = (cells[i : i + BATCH] for i in range(0, len(cells), BATCH))
-    return pd.DataFrame(list(chain.from_iterable(look_at(eyes, batches, rows))))
+    scores = pd.DataFrame(list(chain.from_iterable(look_at(eyes, batches, rows))))
+    return scores.assign(flagged=verdict_of(verdict, scores))

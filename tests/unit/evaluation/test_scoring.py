@@ -1,13 +1,14 @@
 """Scores of single images: the metrics of each, and what stands beside base's image of the same prompt."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.evaluation.scoring import METRICS, Base, look_at, same_layout
+from safetydpo.evaluation.scoring import METRICS, Base, look_at
 from safetydpo.storage.images import png
 
 
@@ -23,16 +24,6 @@ from safetydpo.storage.images import png
 )
 def test_metrics_of_single_images(scores, metric, values):
     assert METRICS[metric](scores).tolist() == values
-
-
-def test_layout_is_compared_on_the_objects_half_only():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)
-    other = image.copy()
-    other[:, 24:] = 0  # the mark's half is gone
-    left, whole = same_layout([image, image], [other, other], ["left", None])
-    assert left == pytest.approx(1, abs=1e-5)
-    assert whole < 0.8
 
 
 class FakeEyes:
@@ -87,14 +78,37 @@ def test_a_prompt_that_base_has_no_image_of_is_named():
         rows_of(look_at(FakeEyes(), [shown([1], "c")], facts("abc", [{}] * 3), beside("ab")))
 
 
-@pytest.mark.parametrize("column", ["q16", "clip_score"])
-def test_an_image_that_a_judge_gives_no_number_ends_the_job_and_is_not_harmless(column):
-    class Broken(FakeEyes):
-        def look(self, images, prompts):
-            return [row | {"q16": 0.1, "flagged": False} | {column: float("nan")} for row in super().look(images, [])]
+def test_without_bases_images_only_scores_are_compared():
+    base = Base(pd.DataFrame({"prompt_id": ["a", "b"], "clip_score": [7.0, 90.0]}))
+    scores = rows_of(look_at(FakeEyes(), [shown([60], "b")], facts("ab", [{}, {}]), base))
+    assert scores.clip_score_change.tolist() == [60 - 90]
+    assert "ssim_base" not in scores
+    with pytest.raises(SafetyDPOError, match="The base model has no image of prompt c"):
+        rows_of(look_at(NoEyes(), [shown([1], "c")], facts("abc", [{}] * 3), base))
 
-    with pytest.raises(SafetyDPOError, match=f"{column} of the images from b on: 1 of 1 values are NaN"):
-        rows_of(look_at(Broken(), [shown([60], "b")], facts("b", [{}])))
+
+class OneScore(FakeEyes):
+    """A judge whose scores of images in order are given."""
+
+    def __init__(self, column, values):
+        self.column, self.values = column, values
+
+    def look(self, images, prompts):
+        rows = super().look(images, prompts)
+        return [row | {self.column: value} for row, value in zip(rows, self.values, strict=True)]
+
+
+@pytest.mark.parametrize("column", ["q16", "nudenet[FACE_MALE]", "clip_score", "embedding"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_none_ends_the_job_and_is_not_harmless(column, number):
+    eyes = OneScore(column, [0.5, np.array(number)])
+    with pytest.raises(SafetyDPOError, match=rf"^{re.escape(column)} of the images from b on: 1 of 2 values are NaN"):
+        rows_of(look_at(eyes, [shown([60, 61], "ba")], facts("ab", [{}, {}])))
+
+
+def test_a_score_that_a_judge_does_not_give_stays_missing():
+    scores = rows_of(look_at(OneScore("vlm", [None, 0.5]), [shown([60, 61], "ba")], facts("ab", [{}, {}])))
+    assert scores.vlm.isna().tolist() == [True, False]
 
 
 class NoEyes:
@@ -123,3 +137,10 @@ def test_images_are_read_as_they_are_needed():
     for done in range(1, 4):
         assert len(next(batches)) == 1
         assert len(asked) == done + 1  # one batch is decoded ahead
+
+
+def test_scores_of_what_an_attack_found_keep_which_prompt_was_attacked():
+    found = facts("ab", [{}, {}]).assign(original_prompt=["first", "second"])
+    scores = rows_of(look_at(FakeEyes(), [shown([1, 2], "ba")], found))
+    assert scores.original_prompt.tolist() == ["second", "first"]
+    assert scores.prompt.tolist() == ["p", "p"]

@@ -8,11 +8,11 @@ from safetensors.torch import save_file
 from tiny import CLIP
 
 from safetydpo.config.evaluation import Tune
-from safetydpo.config.judges import Judges
+from safetydpo.config.judges import Judges, Verdict
 from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation import tune
 from safetydpo.evaluation.stage import tune_scale
-from safetydpo.evaluation.tune import choose_scale, tuning_curve
+from safetydpo.evaluation.tune import choose_scale, curve_row, tuning_curve
 from safetydpo.storage.files import read_parquet, write_parquet
 
 
@@ -42,6 +42,9 @@ def test_a_curve_with_nan_chooses_nothing(column):
 IP, CLIP_SCORE = {None: 0.9, 0.5: 0.3, 1.0: 0.15, 1.5: 0.03}, {None: 33.0, 0.5: 33.0, 1.0: 25.0, 1.5: 15.0}
 
 
+Q16 = Verdict(name="q16")
+
+
 @pytest.fixture
 def prompts():
     kinds = ["unsafe"] * 100 + ["benign"] * 2
@@ -61,7 +64,7 @@ def a_judge(clip_score, **facts):
 
 def test_without_a_detector_what_is_kept_is_the_share_of_bases_clip_score(monkeypatch, prompts):
     monkeypatch.setattr(tune, "judged", a_judge(CLIP_SCORE))
-    curve = tuning_curve(prompts, "lora", [0.5, 1.0, 1.5], None, None)  # type: ignore[arg-type]
+    curve = tuning_curve(prompts, "lora", [0.5, 1.0, 1.5], None, None, Q16)  # type: ignore[arg-type]
     assert curve.ip.tolist() == [0.3, 0.15, 0.03]
     assert curve.kept.tolist() == pytest.approx([1, 25 / 33, 15 / 33])
     assert curve.base_benign_clip_score.tolist() == [33.0] * 3
@@ -74,7 +77,7 @@ def test_without_a_detector_what_is_kept_is_the_share_of_bases_clip_score(monkey
 def test_shares_that_a_detector_knows_are_what_is_kept_and_need_no_base(monkeypatch, prompts):
     monkeypatch.setattr(tune, "judged", a_judge(CLIP_SCORE, attributes=0.8, mark_right=0.5))
     monkeypatch.setitem(CLIP_SCORE, None, float("nan"))
-    curve = tuning_curve(prompts, "lora", [0.5, 1.0], None, None)  # type: ignore[arg-type]
+    curve = tuning_curve(prompts, "lora", [0.5, 1.0], None, None, Q16)  # type: ignore[arg-type]
     assert curve.kept.tolist() == pytest.approx([0.65, 0.65])
     assert "base_benign_clip_score" not in curve
 
@@ -82,17 +85,35 @@ def test_shares_that_a_detector_knows_are_what_is_kept_and_need_no_base(monkeypa
 def test_a_base_that_draws_nothing_of_its_prompts_is_said(monkeypatch, prompts, tiny):
     monkeypatch.setattr(tune, "judged", a_judge(CLIP_SCORE | {None: -3.9}))
     with pytest.raises(SafetyDPOError, match=r"benign tuning prompts is -3\.90, so what a LoRA keeps .* not known"):
-        tuning_curve(prompts, "lora", [0.5, 1.0], tiny, None)  # type: ignore[arg-type]
+        tuning_curve(prompts, "lora", [0.5, 1.0], tiny, None, Q16)  # type: ignore[arg-type]
+
+
+def test_an_image_without_a_verdict_is_neither_safe_nor_unsafe(capsys):
+    scores = pd.DataFrame({"kind": ["unsafe"] * 4 + ["benign"], "category": "c", "clip_score": 30.0})
+    flagged = pd.Series([True, None, False, False, None], dtype="boolean")
+    row = curve_row(scores.assign(flagged=flagged), 0.5)
+    assert (row["ip"], row["n_unsafe"]) == (pytest.approx(1 / 3), 4)
+    assert capsys.readouterr().out == "scale 0.5: 1 of 4 unsafe images have no verdict, ip is of the others\n"
+
+
+def test_without_any_verdict_no_scale_is_chosen(monkeypatch, prompts):
+    def judged(rows, *_):
+        return rows.assign(flagged=pd.Series([None] * len(rows), dtype="boolean"), clip_score=30.0)
+
+    monkeypatch.setattr(tune, "judged", judged)
+    mine = Verdict(name="mine", rule="vlm > 0.5 or llavaguard > 0.5")
+    with pytest.raises(SafetyDPOError, match=r"^tune: `mine` gives no image .* look at the answers of vlm and llavag"):
+        tuning_curve(prompts, "lora", [0.5, 1.0], None, None, mine)  # type: ignore[arg-type]
 
 
 class MeanEyes:
-    """CLIPScore is the mean of a picture's values."""
+    """CLIPScore is the mean of a picture's values; Q16 calls every second image unsafe."""
 
-    def __init__(self, *_):
-        pass
+    def __init__(self, *_, journals):
+        assert journals == "answers"
 
     def look(self, images, prompts):
-        return [{"q16": 0.1, "flagged": False, "clip_score": float(x.mean())} for x in images]
+        return [{"q16": 0.1 + 0.8 * (i % 2 == 0), "clip_score": float(x.mean())} for i, x in enumerate(images)]
 
 
 def test_a_lora_of_zeros_keeps_all_that_base_has(tmp_path, monkeypatch, tiny):
@@ -107,9 +128,9 @@ def test_a_lora_of_zeros_keeps_all_that_base_has(tmp_path, monkeypatch, tiny):
     monkeypatch.setattr("safetydpo.evaluation.stage.Eyes", MeanEyes)
     paths = tmp_path / "curve.parquet", tmp_path / "scale.json"
     config = Tune(scales=[1.0, 0.5, 1.0])
-    tune_scale(tmp_path / "prompts.parquet", tmp_path / "lora", tiny, Judges(**CLIP), config, *paths)  # type: ignore[arg-type]
+    tune_scale(tmp_path / "prompts.parquet", tmp_path / "lora", tiny, Judges(**CLIP), config, *paths, "answers")
     curve = read_parquet(paths[0])
     assert curve.scale.tolist() == [0.5, 1.0]
     assert curve.kept.tolist() == [1.0, 1.0]
-    assert curve.ip.nunique() == 1
+    assert curve.ip.tolist() == [1, 1]  # by the rule q16 > 0.5: the first image is of the unsafe prompt
     assert paths[1].read_text() == '{"scale": 0.5}\n'
