@@ -4,29 +4,26 @@ import pandas as pd
 
 from safetydpo.attacks.registry import attack_benchmark
 from safetydpo.config.run import Config
-from safetydpo.evaluation.statistics import bootstrap_mean
+from safetydpo.evaluation.registry import measure
+from safetydpo.evaluation.statistics import estimate
 from safetydpo.report.tables import Cell, Column, Table, build
 
 # (method, attack) -> the prompts that it found
 Found = dict[tuple[str, str], pd.DataFrame]
 
 
-def attack_table(metrics: pd.DataFrame, config: Config) -> Table:
+def attack_table(metrics: pd.DataFrame, config: Config, differences: pd.DataFrame | None = None) -> Table:
     """Methods x attacks: IP of the prompts as they are, without their words, and as each attack left them."""
-    shown = [("IP", "ip"), ("own category", "own_mark")]
     columns = [
-        Column(f"{label} ({name})", attack_benchmark(name), "all", metric, "low", 3)
-        for label, metric in shown
+        Column(f"{measure(metric).label} ({name})", attack_benchmark(name), "all", metric)
+        for metric in ("ip", "own_mark")
         for name in config.attack_names
     ]
-    table = build("attacks", "Adversarial attacks", "", metrics, config.attacks.methods, columns)
-    sizes = metrics[metrics.benchmark.isin([c.benchmark for c in columns]) & (metrics.category == "all")].n
-    table.note = (
+    note = (
         f"Of up to {config.attacks.rounds} images per prompt the one that is worst for the method. IP: it is flagged. "
-        "Own category: the detector sees the mark that the original prompt asks for. Best bold, second underlined. "
-        f"95 % bootstrap intervals over prompts; n = {sizes.max()}."
+        "Own category: the detector sees the mark that the original prompt asks for."
     )
-    return table
+    return build("attacks", "Adversarial attacks", note, metrics, config.attacks.methods, columns, True, differences)
 
 
 def cost_table(found: Found, config: Config) -> Table:
@@ -34,8 +31,8 @@ def cost_table(found: Found, config: Config) -> Table:
     rows = []
     for (method, attack), prompts in found.items():
         for category, part in [("all", prompts), *prompts.groupby("category")]:
-            estimate = bootstrap_mean(part.success.to_numpy(float), config.evaluate.bootstrap, config.seed)
-            row = {"method": method, "attack": attack, "category": category, **estimate._asdict()}
+            success = estimate(part.success.to_numpy(float), part.get("original_prompt"), rate=True)
+            row = {"method": method, "attack": attack, "category": category, **success._asdict()}
             row |= {"flagged": part.flagged.mean(), "queries": part.queries.mean(), "steps": part.steps.mean()}
             rows.append(row | {"minutes": part.seconds.sum() / 60})
     data = pd.DataFrame(rows).rename(columns={"value": "success"})

@@ -7,17 +7,27 @@ PLOTS here, and the call that makes it in `stage`. Free of pandas.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from safetydpo.config.rules import thresholds
 from safetydpo.config.run import Config
 from safetydpo.merging.registry import STRATEGIES
 from safetydpo.methods.registry import REFERENCES
 
 
 class Contents(NamedTuple):
-    """Names of tables and plots, in reading order, and the benchmarks that have an image grid."""
+    """Names of tables and plots, in reading order, the benchmarks that have an image grid, and whether there is one of
+    the images that verdicts differ on.
+    """
 
     tables: list[str]
     plots: list[str]
     grids: list[str]
+    disagreement: bool
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of the figures' files."""
+        grids = [f"grid-{benchmark}.png" for benchmark in self.grids]
+        return [*(f"{name}.svg" for name in self.plots), *grids, *(["disagreement.png"] if self.disagreement else [])]
 
 
 def merged_methods(config: Config) -> list[str]:
@@ -42,6 +52,46 @@ def shown_cells(config: Config) -> list[tuple[str, str]]:
     return [cell for cell in config.cells() if cell[0] != "base-reseed" and not cell[0].startswith("expert-")]
 
 
+def judged_benchmarks(config: Config) -> list[str]:
+    """Benchmarks on which verdicts are compared: those of unsafe prompts and of prompts that only sound so."""
+    shown = {benchmark for _, benchmark in shown_cells(config)}
+    return [b.name for b in config.benchmarks if b.kind in ("unsafe", "over-refusal") and b.name in shown]
+
+
+# Method, benchmark, and category or "all"
+Judged = tuple[str, str, str]
+
+
+def judged_cells(config: Config) -> dict[str, list[Judged]]:
+    """Table -> the cells whose images its verdicts are of; what tuning and attacks tried is none."""
+    unsafe, loud, one_model = first_benchmark(config, "unsafe"), judged_benchmarks(config), merged_methods(config)
+    whole = [(method, benchmark, "all") for method, benchmark in config.cells() if method in one_model]
+    experts = [
+        (method, benchmark, method.removeprefix("expert-"))
+        for method, benchmark in config.cells()
+        if method.startswith("expert-") and benchmark == unsafe
+    ]
+    everywhere = [cell for cell in whole if cell[1] in loud]
+    by_category = [cell for cell in whole if cell[1] == unsafe and cell[0] in compared(config)]
+    return {
+        "main": everywhere,
+        "datasets": [cell for cell in whole if cell[0] == "base"],
+        "categories": [*by_category, *experts],
+        "verdicts": everywhere,
+        "agreement": [cell for cell in everywhere if cell[1] == loud[0] and cell[0] in compared(config)],
+        "experts": [*(cell for cell in by_category if cell[0] == "base"), *experts],
+        "attacks": [(method, benchmark, "all") for method, benchmark in config.attack_cells()],
+    }
+
+
+def harmless_benchmarks(config: Config) -> list[str]:
+    """Benchmarks that say what base and another model of the first unsafe benchmark keep; the most telling first."""
+    methods, kinds = [m for m in compared(config) if m != "base"], ("benign", "over-refusal", "safe")
+    names = [b.name for kind in kinds for b in config.benchmarks if b.kind == kind]
+    cells = config.cells()
+    return [b for b in names if ("base", b) in cells and any((m, b) in cells for m in methods)]
+
+
 def _always(_: Config) -> bool:
     return True
 
@@ -63,6 +113,20 @@ def _attacked(config: Config) -> bool:
     return bool(config.attack_names)
 
 
+def _weighed(config: Config) -> bool:
+    return ("base", first_benchmark(config, "unsafe")) in config.cells() and bool(harmless_benchmarks(config))
+
+
+def _several_verdicts(config: Config) -> bool:
+    return len(config.judges.verdicts) > 1 and bool(judged_benchmarks(config))
+
+
+def _with_thresholds(config: Config) -> bool:
+    judges = config.judges
+    own = any(judge.kind.number for judge in judges.panel)
+    return _compared(config) and (own or any(any(thresholds(verdict.parsed)) for verdict in judges.verdicts))
+
+
 def _coactive(config: Config) -> bool:
     return any(STRATEGIES[name].coactivation for name in config.merge.strategies)
 
@@ -72,6 +136,8 @@ TABLES: dict[str, Callable[[Config], bool]] = {
     "main": _always,
     "datasets": _always,
     "categories": _compared,
+    "verdicts": _several_verdicts,
+    "agreement": _several_verdicts,
     "experts": _with_experts,
     "merging": _tuned,
     "attacks": _attacked,
@@ -79,7 +145,9 @@ TABLES: dict[str, Callable[[Config], bool]] = {
     "prompts": _always,
 }
 PLOTS: dict[str, Callable[[Config], bool]] = {
+    "tradeoff": _weighed,
     "categories": _compared,
+    "thresholds": _with_thresholds,
     "merging": _tuned,
     "coactivation": _coactive,
     "similarity": lambda config: config.prompts.measures_similarity,
@@ -91,4 +159,5 @@ PLOTS: dict[str, Callable[[Config], bool]] = {
 def contents(config: Config) -> Contents:
     """What the report of a config has."""
     tables, plots = ([name for name, has in entries.items() if has(config)] for entries in (TABLES, PLOTS))
-    return Contents(tables, plots, [b.name for b in config.benchmarks if ("base", b.name) in config.cells()])
+    grids = [b.name for b in config.benchmarks if ("base", b.name) in config.cells()]
+    return Contents(tables, plots, grids, _several_verdicts(config))

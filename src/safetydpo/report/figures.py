@@ -1,6 +1,8 @@
-"""Figures of the report: SVG plots and PNG grids of renders."""
+"""Plots of the report, SVG."""
 
+import itertools
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +12,19 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFilter
 
 from safetydpo.storage.files import whole_file
-from safetydpo.storage.images import unpng
 
 # Okabe and Ito's colours, told apart by most eyes.
-COLOURS = ["#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000"]
+COLOURS = ["#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255"]
 FIXED = {"base": "#999999", "all-single": "#D55E00"}
+# What tells methods of one colour apart, where there are more of them than colours.
+LINES = ["-", ":", "-.", "--"]
+HATCHES = ["", "///", "...", "xxx"]
 STYLE: dict[Any, Any] = {
-    "axes.prop_cycle": cycler(color=[*COLOURS[:6], FIXED["all-single"]]),
+    "axes.prop_cycle": cycler(ls=LINES) * cycler(color=[*COLOURS, FIXED["all-single"]]),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "font.size": 10,
@@ -30,9 +34,8 @@ STYLE: dict[Any, Any] = {
 }
 # Inches. Narrow, so that text is still read when a phone shrinks the figure to its width.
 WIDTH = 4.9
-# Pixels of an image in a grid: small ones are enlarged, large ones reduced.
-SMALL, ENLARGED, LARGE = 64, 3, 192
-GAP, LABEL = 4, 22
+# Behind words that stand on lines.
+PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 
 
 @contextmanager
@@ -48,6 +51,13 @@ def _svg(path: Path, height: float) -> Iterator[Figure]:
 def _colours(methods: list[str]) -> dict[str, str]:
     others = [m for m in methods if m not in FIXED]
     return FIXED | {m: COLOURS[i % len(COLOURS)] for i, m in enumerate(others)}
+
+
+def _of_round(methods: list[str], kinds: list[str]) -> dict[str, str]:
+    """Method -> one of kinds: the first for those that take the colours first, the second for the next, and so on."""
+    others = [m for m in methods if m not in FIXED]
+    first = dict.fromkeys(FIXED, kinds[0])
+    return first | {m: kinds[i // len(COLOURS) % len(kinds)] for i, m in enumerate(others)}
 
 
 def attacks(found: dict[tuple[str, str], pd.DataFrame], rounds: int, path: Path) -> None:
@@ -69,41 +79,112 @@ def attacks(found: dict[tuple[str, str], pd.DataFrame], rounds: int, path: Path)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
 
-def merging(curves: dict[str, pd.DataFrame], base: tuple[float, float] | None, path: Path) -> None:
-    """IP against benign accuracy, a line per method over the LoRA scale; the chosen scale is ringed.
+# What a tuning curve and a method keep of what is harmless, by the metric that says so.
+HARMLESS = {
+    "mark_right": "harmless marks right (further right is better)",
+    "clip_score": "CLIPScore on harmless prompts, share of base's",
+}
 
-    base: (benign accuracy, IP) of the base model, where it is known.
+
+def _harmless(curve: pd.DataFrame, metric: str) -> pd.Series | None:
+    """What is kept at each scale; None where tuning did not measure it so."""
+    if metric == "mark_right":
+        return curve.get("benign_mark_right")
+    return curve.benign_clip_score / curve.base_benign_clip_score if "base_benign_clip_score" in curve else None
+
+
+def _root_axis(axes: Axes, top: float) -> None:
+    """A y axis of shares: roots spread small ones, where merged models differ, and have room for 0, unlike logs."""
+    axes.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
+    ticks = [t for t in (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1) if t <= max(top, 0.05) * 1.05]
+    axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    axes.set_ylim(0, max(top, 0.05) * 1.1)
+    axes.grid(axis="y", color="0.9", lw=0.6)
+
+
+def tradeoff(points: pd.DataFrame, metric: str, curves: dict[str, pd.DataFrame], best: str | None, path: Path) -> None:
+    """IP against what is kept, a point a method with both intervals; curves over the LoRA scale behind, in light.
+
+    points: method, kept, ip, and their ends; metric: what says how much is kept; best: the method that is recommended.
     """
-    kept = "benign_mark_right" if any("benign_mark_right" in c for c in curves.values()) else "benign_clip_score"
-    words = {
-        "benign_mark_right": "benign mark right (further right is better)",
-        "benign_clip_score": "CLIPScore, benign",
-    }
-    colours = _colours(list(curves))
+    colours = _colours([m for m in points.method if m != best]) | {best: "black"}
     with _svg(path, 4.6) as figure:
         axes = figure.subplots()
         for method, curve in curves.items():
-            style: dict[str, Any] = {"color": colours[method], "ls": "--" if method in FIXED else "-"}
-            axes.plot(curve[kept], curve.ip, marker="o", label=method, markersize=3.5, lw=1.3, **style)
-            chosen = curve[curve.chosen].iloc[0]
-            axes.plot(chosen[kept], chosen.ip, "o", markersize=10, markerfacecolor="none", color=colours[method])
+            kept = _harmless(curve, metric)
+            if kept is not None and method in colours:
+                axes.plot(kept, curve.ip, "o-", color=colours[method], alpha=0.3, markersize=3, lw=1.2)
+                ring = {"markersize": 9, "markerfacecolor": "none", "alpha": 0.45, "color": colours[method]}
+                axes.plot(kept[curve.chosen], curve.ip[curve.chosen], "o", **ring)
+        for row, marker in zip(points.to_dict("records"), itertools.cycle("sD^vPXp"), strict=False):
+            method, spot = row["method"], (row["kept"], row["ip"])
+            sides = [
+                np.clip([[row[k] - row[f"{k}_low"]], [row[f"{k}_high"] - row[k]]], 0, None) for k in ("kept", "ip")
+            ]
+            shape = {"base": {"marker": "*", "markersize": 12}, best: {"marker": "o", "markersize": 8}}
+            style: dict[str, Any] = {"marker": marker, "markersize": 6} | shape.get(method, {})
+            axes.errorbar(*spot, sides[1], sides[0], color=colours[method], ls="", lw=1, capsize=2)
+            axes.plot(*spot, ls="", color=colours[method], label=method, **style)
+        _root_axis(axes, float(points.ip_high.max()) if len(points) else 1.0)
+        axes.set(xlabel=HARMLESS[metric], ylabel="IP (lower is better), root scale")
+        figure.legend(ncols=3, loc="outside upper center")
+
+
+def merging(curves: dict[str, pd.DataFrame], base: tuple[float, float] | None, path: Path) -> None:
+    """IP against what is kept, a line per method over the LoRA scale; the chosen scale is ringed.
+
+    base: (what is kept, IP) of the base model, where it is known.
+    """
+    metric = "mark_right" if any("benign_mark_right" in c for c in curves.values()) else "clip_score"
+    colours, lines = _colours(list(curves)), _of_round(list(curves), LINES)
+    with _svg(path, 4.6) as figure:
+        axes = figure.subplots()
+        for method, curve in curves.items():
+            style: dict[str, Any] = {"color": colours[method], "ls": "--" if method in FIXED else lines[method]}
+            kept = _harmless(curve, metric)
+            if kept is not None:
+                axes.plot(kept, curve.ip, marker="o", label=method, markersize=3.5, lw=1.3, **style)
+                ring = {"markersize": 10, "markerfacecolor": "none", "color": colours[method]}
+                axes.plot(kept[curve.chosen], curve.ip[curve.chosen], "o", **ring)
         if base:
             axes.plot(*base, "*", color="0.35", markersize=11, label="base")
-        # roots spread the small values, where merged models differ, and unlike logarithms have room for 0
-        axes.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
-        top = max([float(c.ip.max()) for c in curves.values()] + ([base[1]] if base else []))
-        ticks = [t for t in (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1) if t <= max(top, 0.05) * 1.05]
-        axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
-        axes.set_ylim(0, max(top, 0.05) * 1.1)
-        axes.grid(axis="y", color="0.9", lw=0.6)
-        axes.set(xlabel=words[kept], ylabel="IP (lower is better), root scale")
+        _root_axis(axes, max([float(c.ip.max()) for c in curves.values()] + ([base[1]] if base else [])))
+        axes.set(xlabel=HARMLESS[metric], ylabel="IP (lower is better), root scale")
         figure.legend(ncols=3, loc="outside upper center")
+
+
+def thresholds(shares: pd.DataFrame, methods: list[str], marks: dict[str, dict[float, list[str]]], path: Path) -> None:
+    """Share of images above a threshold, a panel a score, a line a method; dashed: where verdicts put theirs.
+
+    shares: method, score, threshold, value, of one benchmark; marks: score -> threshold -> names of verdicts.
+    """
+    colours, lines, scores = _colours(methods), _of_round(methods, LINES), list(dict.fromkeys(shares.score))
+    with _svg(path, 0.6 + 2.1 * len(scores)) as figure:
+        if not scores:
+            figure.text(0.02, 0.5, "No judge gave a score to an image of this benchmark.", va="center")
+            return
+        panels = figure.subplots(len(scores), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        for axes, score in zip(panels, scores, strict=True):
+            for method in methods:
+                line = shares[(shares.score == score) & (shares.method == method)].sort_values("threshold")
+                style = {"color": colours[method], "ls": lines[method]}
+                axes.plot(line.threshold, line.value, lw=1.3, label=method, **style)
+            for threshold, verdicts in marks.get(score, {}).items():
+                axes.axvline(threshold, color="0.45", lw=0.9, ls="--")
+                place = {"xy": (threshold, 1.0), "xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+                side: dict[str, Any] = {"ha": "right", "xytext": (-3, -3)} if threshold > 0.5 else {"xytext": (3, -3)}
+                axes.annotate("\n".join(verdicts), **place, **side, va="top", fontsize=7, color="0.35", bbox=PAPER)
+            _root_axis(axes, 1.0)
+            axes.set(xlim=(0, 1), ylabel="share above, root scale")
+            axes.set_title(textwrap.shorten(score, 70, placeholder=" ..."), loc="left", fontsize=8.5)
+        panels[-1].set_xlabel("threshold")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
 
 def categories(metrics: pd.DataFrame, benchmark: str, names: list[str], methods: list[str], path: Path) -> None:
     """IP by category with 95 % intervals; a category without images of a method has no bar."""
     table = metrics[(metrics.benchmark == benchmark) & (metrics.metric == "ip")].set_index(["method", "category"])
-    colours, width = _colours(methods), 0.8 / len(methods)
+    colours, hatches, width = _colours(methods), _of_round(methods, HATCHES), 0.8 / len(methods)
     with _svg(path, 3.2) as figure:
         axes = figure.subplots()
         for i, method in enumerate(methods):
@@ -111,7 +192,8 @@ def categories(metrics: pd.DataFrame, benchmark: str, names: list[str], methods:
             x = np.arange(len(names)) + (i - (len(methods) - 1) / 2) * width
             spread = np.clip([rows.value - rows.ci_low, rows.ci_high - rows.value], 0, None)
             whiskers = {"lw": 0.9, "capsize": 1.5, "ecolor": "0.2"}
-            axes.bar(x, rows.value, width, yerr=spread, label=method, color=colours[method], error_kw=whiskers)
+            style: dict[str, Any] = {"color": colours[method], "hatch": hatches[method]}
+            axes.bar(x, rows.value, width, yerr=spread, label=method, error_kw=whiskers, **style)
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
         axes.set(ylabel=f"IP on {benchmark}", ylim=(0, 1.05))
         figure.legend(ncols=min(3, len(methods)), loc="outside upper center")
@@ -160,8 +242,8 @@ def similarity(pairs: dict[str, pd.Series], threshold: float | None, path: Path)
     edges = np.linspace(min([0.0, *(float(values.min()) for values in pairs.values())]), 1, 41)
     with _svg(path, 3.2) as figure:
         axes = figure.subplots()
-        for name, values in pairs.items():
-            axes.stairs(np.histogram(values, edges)[0] / len(values), edges, label=name, lw=1.3)
+        for (name, values), look in zip(pairs.items(), itertools.cycle(mpl.rcParams["axes.prop_cycle"]), strict=False):
+            axes.stairs(np.histogram(values, edges)[0] / len(values), edges, label=name, lw=1.3, **look)
         if threshold is not None:
             axes.axvline(threshold, color="0.3", ls="--", lw=1, label="min_similarity")
         axes.set(xlabel="cosine of the text embeddings of a pair", ylabel="share of pairs")
@@ -194,36 +276,3 @@ def coactivation(table: pd.DataFrame, path: Path) -> None:
         axes.vlines([a - 0.5 for a in starts[1:]], -0.5, len(share) - 0.5, color="white", lw=1.2)
         axes.set(xlabel=f"{len(blocks)} layers, by UNet block")
         figure.colorbar(image, label="share of units won")
-
-
-def _shown(cell: dict[str, Any], hide: bool) -> Image.Image:
-    """An image at the size of the grid, blurred past recognition when `hide`."""
-    image = Image.fromarray(unpng(cell))
-    if max(image.size) <= SMALL:
-        image = image.resize((image.width * ENLARGED, image.height * ENLARGED), Image.Resampling.NEAREST)
-    else:
-        image.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
-    if not hide:
-        return image
-    coarse = image.resize((4, 4), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
-    return coarse.filter(ImageFilter.GaussianBlur(image.width / 12))
-
-
-def grid(rows: dict[str, list[tuple[dict[str, Any], bool]]], blur: bool, path: Path) -> None:
-    """Methods x prompts, same seed down a column; images that judges flagged are blurred when `blur`.
-
-    rows: method -> (image cell, flagged) in the order of the prompts; the method's name stands above its row.
-    """
-    sheets = {m: [_shown(cell, blur and flagged) for cell, flagged in cells] for m, cells in rows.items()}
-    images = [image for cells in sheets.values() for image in cells]
-    width, height = (max(side) + GAP for side in zip(*(image.size for image in images), strict=True))
-    count = max(len(cells) for cells in sheets.values())
-    sheet = Image.new("RGB", (count * width - GAP, len(sheets) * (height + LABEL)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for y, (method, cells) in enumerate(sheets.items()):
-        top = y * (height + LABEL)
-        pen.text((2, top + 2), method, fill="#333333", font_size=14)
-        for x, image in enumerate(cells):
-            sheet.paste(image, (x * width, top + LABEL))
-    with whole_file(path) as temporary:
-        sheet.save(temporary, "PNG", optimize=True)

@@ -2,17 +2,24 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from safetydpo.config.rules import thresholds
 from safetydpo.config.run import Config
+from safetydpo.evaluation.metrics import read_scores
+from safetydpo.judges.verdicts import verdict_of
 from safetydpo.report.attack_tables import Found
-from safetydpo.report.contents import first_benchmark
-from safetydpo.storage.files import read_parquet
+from safetydpo.report.contents import first_benchmark, judged_benchmarks, shown_cells
+from safetydpo.storage.files import read_json, read_parquet
 from safetydpo.storage.finite import finite
 from safetydpo.storage.images import read_images
 
 METRICS = ["method", "benchmark", "category", "metric", "value", "ci_low", "ci_high", "n", "seed"]
+DIFFERENCES = ["method", "other", *METRICS[1:], "p_value", "test"]
+AGREEMENT = ["method", "benchmark", "category", "verdict", "other", "n", "agreement", "kappa"]
+THRESHOLDS = ["method", "benchmark", "score", "threshold", "value", "n"]
 
 
 def metrics(run: Path) -> pd.DataFrame:
@@ -20,6 +27,32 @@ def metrics(run: Path) -> pd.DataFrame:
     rows = read_parquet(run / "metrics.parquet", METRICS)
     finite(rows.value.to_numpy(float), f"value of {run / 'metrics.parquet'}", "delete it and rerun snakemake")
     return rows
+
+
+def differences(run: Path) -> pd.DataFrame:
+    """Paired differences of methods, with their tests."""
+    return read_parquet(run / "differences.parquet", DIFFERENCES)
+
+
+def agreement(run: Path) -> pd.DataFrame:
+    """How often two verdicts agree, by method, benchmark and category."""
+    return read_parquet(run / "agreement.parquet", AGREEMENT)
+
+
+def judges(run: Path) -> dict[str, Any]:
+    """What each judge is: its labels, versions, hashes."""
+    return read_json(run / "judges.json")["judges"]
+
+
+def over_thresholds(run: Path, config: Config) -> tuple[pd.DataFrame, dict[str, dict[float, list[str]]]]:
+    """Share of images of the first unsafe benchmark above thresholds, and by score the verdicts of a threshold."""
+    shares = read_parquet(run / "thresholds.parquet", THRESHOLDS)
+    marks: dict[str, dict[float, list[str]]] = {}
+    for verdict in config.judges.verdicts:
+        for score, threshold in thresholds(verdict.parsed):
+            names = marks.setdefault(str(score), {}).setdefault(threshold, [])
+            names += [verdict.name] if verdict.name not in names else []
+    return shares[shares.benchmark == first_benchmark(config, "unsafe")], marks
 
 
 def curves(run: Path, config: Config) -> dict[str, pd.DataFrame]:
@@ -66,19 +99,40 @@ def cosines(run: Path, config: Config) -> dict[str, pd.Series]:
 
 
 def base_point(metrics: pd.DataFrame, config: Config, kinds: set[str]) -> tuple[float, float] | None:
-    """Base's accuracy on retained benign kinds, which tuning prompts are of too, and its IP; None if not measured."""
+    """Base's accuracy on retained benign kinds, which tuning prompts are of too, and its IP; None if not measured.
+
+    Without a detector what is kept is a share of base's CLIPScore, of which base has all.
+    """
     unsafe, benign = (first_benchmark(config, kind) for kind in ("unsafe", "benign"))
     base = metrics[metrics.method == "base"]
     ip = base[(base.benchmark == unsafe) & (base.metric == "ip") & (base.category == "all")]
-    kept = base[(base.benchmark == benign) & (base.metric == "mark_right") & base.category.isin(kinds)]
-    return (
-        (float((kept.value * kept.n).sum() / kept.n.sum()), float(ip.value.iloc[0])) if len(ip) and len(kept) else None
-    )
+    right = base[(base.benchmark == benign) & (base.metric == "mark_right")]
+    kept = right[right.category.isin(kinds)]
+    if ip.empty or (kept.empty and not right.empty):
+        return None
+    share = 1.0 if right.empty else float((kept.value * kept.n).sum() / kept.n.sum())
+    return share, float(ip.value.iloc[0])
 
 
 def renders(run: Path, config: Config, method: str, benchmark: str) -> pd.DataFrame:
-    """prompt_id -> prompt, category, image, flagged."""
+    """prompt_id -> prompt, category, image, flagged: by the verdict of IP, or without a verdict."""
     paths = [run / f"images/{method}/{benchmark}/{shard}.parquet" for shard in range(config.evaluate.shards)]
     images = pd.concat([read_images(path) for path in paths]).set_index("prompt_id")
-    scores = read_parquet(run / f"scores/{method}/{benchmark}.parquet", ["prompt_id", "flagged"])
-    return images[["prompt", "category", "image"]].join(scores.set_index("prompt_id"))
+    scores = read_scores(run / f"scores/{method}/{benchmark}.parquet").set_index("prompt_id")
+    unsafe = verdict_of(config.judges.headline, scores).fillna(True).astype(bool)
+    return images[["prompt", "category", "image"]].join(unsafe.rename("flagged"))
+
+
+def calls(run: Path, config: Config) -> pd.DataFrame:
+    """What every verdict says of every image on the benchmarks on which verdicts are compared.
+
+    A row an image: method, benchmark, prompt_id, prompt, category, and a column of `boolean` a verdict.
+    """
+    parts, benchmarks = [], judged_benchmarks(config)
+    for method, benchmark in shown_cells(config):
+        if benchmark in benchmarks:
+            scores = read_scores(run / f"scores/{method}/{benchmark}.parquet")
+            found = {verdict.name: verdict_of(verdict, scores) for verdict in config.judges.verdicts}
+            facts = scores[["prompt_id", "prompt", "category"]].assign(method=method, benchmark=benchmark)
+            parts.append(pd.concat([facts, pd.DataFrame(found)], axis=1))
+    return pd.concat(parts, ignore_index=True)

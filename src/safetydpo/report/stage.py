@@ -11,34 +11,23 @@ import jinja2
 import pandas as pd
 import yaml
 
+from safetydpo.config.judges import Verdict
 from safetydpo.config.run import Config
 from safetydpo.evaluation.metrics import read_scores, summarise
-from safetydpo.report import attack_tables, figures, inputs, tables
-from safetydpo.report.contents import compared, contents, first_benchmark, merged_methods, shown_cells
+from safetydpo.evaluation.registry import MEASURES
+from safetydpo.report import attack_tables, figures, grids, inputs, judge_tables, tables
+from safetydpo.report.contents import (
+    compared,
+    contents,
+    first_benchmark,
+    judged_cells,
+    merged_methods,
+    shown_cells,
+)
+from safetydpo.report.decision import Kept, recommended, trade_off, what_is_kept
 from safetydpo.report.summary import headline
-from safetydpo.report.tables import SHOWN, Column, Table, build
+from safetydpo.report.tables import SHOWN, Table, build, shown_columns
 from safetydpo.storage.files import LIBRARIES, read_json, read_parquet, write_text
-
-# metric -> its words in the tables, and what it says
-MEANINGS = {
-    "ip": ("IP", "share of images that the judges (Q16, or the detector) call inappropriate"),
-    "attributes": ("attributes right", "colour, shape and field of the prompt seen in the image: should not suffer"),
-    "benign_mark": ("benign mark instead", "a harmless mark drawn where an unsafe one was asked for"),
-    "ssim_base": (
-        "layout SSIM",
-        "similarity to base's image of the same prompt and seed, on the half without the mark",
-    ),
-    "clip_score": ("CLIPScore", "100 x cosine of image and prompt embeddings"),
-    "clip_score_change": ("CLIPScore change", "paired difference from the base model, same prompts and seeds"),
-    "any_mark": ("marks", "safe prompts, which ask for no mark, whose image shows one"),
-    "fid": ("FID", "distance to base's images on other seeds; base's own is what seeds alone make"),
-    "kid": (
-        "KID",
-        "the same with a kernel, less biased on few images; below 0 where sets of the same prompts are alike",
-    ),
-    "cmmd": ("CMMD", "the same between CLIP embeddings, x 1000"),
-    "mark_right": ("mark right", "prompts for a harmless mark that get it; over-erasure shows here"),
-}
 
 
 class Grid(NamedTuple):
@@ -57,29 +46,62 @@ def write_grids(run: Path, config: Config) -> dict[str, Grid]:
         base = renders["base"]
         for other in renders.values():  # methods may see fewer prompts
             base = base[base.index.isin(other.index)]
-        turn = base.groupby("category").cumcount().sort_values(kind="stable")
-        keys = list(turn.index[: config.report.scenes])
+        keys = grids.spread(base, config.report.scenes)
         rows = {m: [(r.image[k], bool(r.flagged[k])) for k in keys] for m, r in renders.items()}
         shown[benchmark] = Grid(run / f"figures/grid-{benchmark}.png", list(base.prompt[keys]))
-        figures.grid(rows, config.report.blur, shown[benchmark].path)
+        grids.grid(rows, config.blurs, shown[benchmark].path)
     return shown
 
 
+def write_disagreement(run: Path, config: Config) -> Grid | None:
+    """figures/disagreement.png of the images that verdicts differ on most, two rows; None where there is one verdict.
+
+    One of the verdicts calls each of them unsafe, so that all are blurred.
+    """
+    if not contents(config).disagreement:
+        return None
+    verdicts = [verdict.name for verdict in config.judges.verdicts]
+    found, shown = grids.disputed(inputs.calls(run, config), verdicts, 2 * config.report.scenes), []
+    renders = {
+        cell: inputs.renders(run, config, *cell) for cell in set(zip(found.method, found.benchmark, strict=True))
+    }
+    for row in found.to_dict("records"):
+        said = {
+            word: ", ".join(name for name in verdicts if (pd.isna(row[name]) if value is None else row[name] is value))
+            for word, value in (("unsafe", True), ("not", False), ("no verdict", None))
+        }
+        lines = [f"{row['method']}, {row['benchmark']}", *(f"{word}: {names}" for word, names in said.items() if names)]
+        image = renders[row["method"], row["benchmark"]].image[row["prompt_id"]]
+        shown.append(grids.Tile(image, True, lines))
+    grid = Grid(run / "figures/disagreement.png", list(found.prompt))
+    grids.tiles(shown, config.report.scenes, config.blurs, grid.path)
+    return grid
+
+
 def write_tables(run: Path, config: Config) -> dict[str, Table]:
-    """tables/<name>.parquet, .csv, .md; returns them by name, in reading order."""
-    metrics = inputs.metrics(run)
+    """tables/<name>.parquet, .csv, .md; returns them by name, in reading order.
+
+    The feet say who judged, and by which rule: tuning and attacks go by the first verdict, all else by that of IP.
+    """
+    metrics, tested, judges = inputs.metrics(run), inputs.differences(run), config.judges
     make: dict[str, Callable[[], Table]] = {
-        "main": lambda: tables.main_table(metrics, config, inputs.retained(run, config)),
+        "main": lambda: tables.main_table(metrics, config, inputs.retained(run, config), tested),
         "datasets": lambda: tables.dataset_table(metrics, config),
-        "categories": lambda: tables.category_table(metrics, config),
+        "categories": lambda: tables.category_table(metrics, config, tested),
+        "verdicts": lambda: judge_tables.verdict_table(metrics, config, tested),
+        "agreement": lambda: judge_tables.agreement_table(inputs.agreement(run), config),
         "experts": lambda: tables.expert_table(metrics, config, inputs.training_logs(run, config)),
         "merging": lambda: tables.merging_table(inputs.curves(run, config)),
-        "attacks": lambda: attack_tables.attack_table(metrics, config),
+        "attacks": lambda: attack_tables.attack_table(metrics, config, tested),
         "attack-costs": lambda: attack_tables.cost_table(inputs.attacks(run, config), config),
         "prompts": lambda: tables.prompts_table(*inputs.pairs(run, config)),
     }
-    written = {name: make[name]() for name in contents(config).tables}
-    for table in written.values():
+    by = {"merging": [judges.acting], "attack-costs": [judges.acting], "prompts": []}
+    by |= dict.fromkeys(("verdicts", "agreement"), judges.verdicts)
+    written, cells = {name: make[name]() for name in contents(config).tables}, judged_cells(config)
+    for name, table in written.items():
+        if verdicts := by.get(name, [judges.headline]):
+            table.note += f"\n{judge_tables.foot(verdicts, inputs.judges(run), metrics, cells.get(name, ()))}"
         table.write(run / "tables")
     return written
 
@@ -87,6 +109,12 @@ def write_tables(run: Path, config: Config) -> dict[str, Table]:
 def write_figures(run: Path, config: Config) -> dict[str, Path]:
     """figures/<name>.svg; returns them by name."""
     metrics = inputs.metrics(run)
+
+    def tradeoff(path: Path) -> None:
+        best = recommended(metrics, config)
+        kept = what_is_kept(inputs.differences(run), best, config) or Kept("clip_score", "")
+        curves = inputs.curves(run, config) if len(config.tune.scales) > 1 else {}
+        figures.tradeoff(trade_off(metrics, kept, config), kept.metric, curves, best, path)
 
     def categories(path: Path) -> None:
         unsafe = first_benchmark(config, "unsafe") or ""
@@ -96,11 +124,17 @@ def write_figures(run: Path, config: Config) -> dict[str, Path]:
         base = inputs.base_point(metrics, config, inputs.retained(run, config))
         figures.merging(inputs.curves(run, config), base, path)
 
+    def thresholds(path: Path) -> None:
+        shares, marks = inputs.over_thresholds(run, config)
+        figures.thresholds(shares, compared(config), marks, path)
+
     def coactivation(path: Path) -> None:
         figures.coactivation(read_parquet(run / "merged/co-merge/coactivation.parquet"), path)
 
     draw: dict[str, Callable[[Path], None]] = {
+        "tradeoff": tradeoff,
         "categories": categories,
+        "thresholds": thresholds,
         "merging": merging,
         "coactivation": coactivation,
         "similarity": lambda path: figures.similarity(inputs.cosines(run, config), config.prompts.min_similarity, path),
@@ -126,18 +160,21 @@ def _data_uri(path: Path) -> str:
 def write_report(run: Path | str, config: Config, out: Path | str) -> None:
     """Write tables/, figures/ and the page `out`, which needs no other file."""
     run = Path(run)
-    metrics = set(read_parquet(run / "metrics.parquet", ["metric"]).metric)
+    metrics = inputs.metrics(run)
+    there = {column.metric for column in tables.main_columns(metrics, config)} & set(metrics.metric)
+    disagreement = write_disagreement(run, config)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("safetydpo.report", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("report.html").render(
         run=config.run,
-        headline=headline(run, config),
+        decision=headline(run, config),
         tables=write_tables(run, config),
         plots={name: _inline(name, path) for name, path in write_figures(run, config).items()},
         grids={name: (_data_uri(grid.path), grid.prompts) for name, grid in write_grids(run, config).items()},
-        blur=config.report.blur,
-        meanings=[words for metric, words in MEANINGS.items() if metric in metrics],
+        blur=config.blurs,
+        disagreement=disagreement and (_data_uri(disagreement.path), disagreement.prompts),
+        meanings=[(m.label, m.meaning) for metric, m in MEASURES.items() if metric in there],
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         model=read_json(run / "model.json"),
         versions={name: version(name) for name in (*LIBRARIES, "snakemake")},
@@ -146,18 +183,28 @@ def write_report(run: Path | str, config: Config, out: Path | str) -> None:
 
 
 def write_ablation(
-    study: str, scores: dict[tuple[str, str], str], kinds: dict[str, str], resamples: int, seed: int, folder: Path
+    study: str,
+    scores: dict[tuple[str, str], str],
+    kinds: dict[str, str],
+    verdict: Verdict,
+    judges: Path | str,
+    resamples: int,
+    seed: int,
+    folder: Path,
 ) -> None:
-    """Write the table of an ablation, tables/ablation-<study>.*, from the scores of its cells (method, benchmark)."""
+    """Write the table of an ablation, tables/ablation-<study>.*, from the scores of its cells (method, benchmark).
+
+    verdict: that of IP; judges: judges.json.
+    """
     rows = []
     for (method, benchmark), path in scores.items():
-        found = summarise(read_scores(path), resamples, seed)
+        found = summarise(read_scores(path), [verdict], resamples, seed)
         rows += [{"method": method, "benchmark": benchmark, **row} for row in found]
     methods, benchmarks = (list(dict.fromkeys(names)) for names in zip(*scores, strict=True))
-    columns = [
-        Column(f"{label} ({b})", b, "all", metric, better, digits)
-        for b in benchmarks
-        for metric, label, better, digits in SHOWN[kinds[b]]
-    ]
-    note = "Each at the LoRA scale that tuning chose. Best bold, second underlined."
-    build(f"ablation-{study}", f"Ablation: {study}", note, pd.DataFrame(rows), methods, columns).write(folder)
+    metrics = pd.DataFrame(rows)
+    columns = [column for b in benchmarks for column in shown_columns(b, kinds[b], metrics)]
+    note = "Each at the LoRA scale that tuning chose."
+    table = build(f"ablation-{study}", f"Ablation: {study}", note, metrics, methods, columns)
+    cells = [(method, benchmark, "all") for method, benchmark in scores if "ip" in SHOWN[kinds[benchmark]]]
+    table.note += f"\n{judge_tables.foot([verdict], read_json(judges)['judges'], metrics, cells)}"
+    table.write(folder)

@@ -2,37 +2,24 @@
 
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from safetydpo.config.judges import Verdict
 from safetydpo.config.loading import read_config
 from safetydpo.config.run import Config
 from safetydpo.errors import SafetyDPOError
-from safetydpo.report import attack_tables, inputs, tables
-from safetydpo.report.contents import contents, first_benchmark
-from safetydpo.report.tables import Table
+from safetydpo.report import attack_tables, inputs, judge_tables, tables
+from safetydpo.report.contents import contents, judged_cells
+from safetydpo.report.decision import sentences
+from safetydpo.report.tables import INTERVALS, RANKED, Table
 
 TERMINAL = 100
 
 
-def headline(run: Path, config: Config) -> str:
-    """The result in a sentence: IP of base and of the first aligned model, on the first unsafe benchmark."""
-    metrics = inputs.metrics(run)
-    benchmark = first_benchmark(config, "unsafe")
-    ip = metrics[(metrics.benchmark == benchmark) & (metrics.category == "all") & (metrics.metric == "ip")]
-    rows = {row["method"]: row for row in ip.to_dict("records")}
-    best = next((m for m in rows if m.startswith("merged-")), "all-single")
-    if best not in rows or "base" not in rows:
-        return ""
-
-    def said(row: dict[Any, Any]) -> str:
-        return f"{row['value']:.3f} (n = {row['n']}, 95 % interval {row['ci_low']:.3f} to {row['ci_high']:.3f})"
-
-    return (
-        f"On the unsafe prompts of {benchmark}, the share of inappropriate images goes from {said(rows['base'])} "
-        f"to {said(rows[best])} with {best}."
-    )
+def headline(run: Path, config: Config) -> list[str]:
+    """The result in three sentences; one where there is none, with the reason."""
+    return sentences(inputs.metrics(run), inputs.differences(run), config)
 
 
 def _plain(table: Table) -> list[str]:
@@ -60,10 +47,13 @@ def summary(run: Path | str) -> str:
     if not (run / "metrics.parquet").exists():
         raise SafetyDPOError(f"{run} has no metrics.parquet: run snakemake first.")
     config = read_config(run / "config.yaml")
-    table = tables.main_table(inputs.metrics(run), config, inputs.retained(run, config))
-    said = textwrap.fill(headline(run, config), TERMINAL)
-    note = textwrap.fill(table.note.replace("Best bold, second underlined. 95 %", "The report has 95 %"), TERMINAL)
-    return "\n".join([said, "", *_plain(table), note, f"Report: {(run / 'report.html').resolve()}"])
+    metrics = inputs.metrics(run)
+    table = tables.main_table(metrics, config, inputs.retained(run, config))
+    said = [textwrap.fill(sentence, TERMINAL) for sentence in headline(run, config)]
+    who = judge_tables.foot([config.judges.headline], inputs.judges(run), metrics, judged_cells(config)["main"])
+    note = table.note.replace(f"{RANKED} ", "").replace(INTERVALS, "Intervals are in the report")
+    page = f"Report: {(run / 'report.html').resolve()}"
+    return "\n".join([*said, "", *_plain(table), textwrap.fill(note, TERMINAL), textwrap.fill(who, TERMINAL), page])
 
 
 def over_seeds(runs: list[Path]) -> str:
@@ -81,16 +71,25 @@ def over_seeds(runs: list[Path]) -> str:
     groups = every.groupby(["method", "benchmark", "category", "metric"], sort=False)
     means = groups.agg(value=("value", "mean"), ci_low=("value", "min"), ci_high=("value", "max"), n=("n", "max"))
     metrics = means[groups.size() == len(runs)].reset_index()
+
+    def judged(verdict: Verdict, table: str) -> str:
+        return judge_tables.foot([verdict], inputs.judges(runs[0]), every, judged_cells(config).get(table, ()))
+
     there, found = contents(config).tables, [tables.main_table(metrics, config, inputs.retained(runs[0], config))]
     if "categories" in there:
         found.append(tables.category_table(metrics, config))
     if "attacks" in there:
         found.append(attack_tables.attack_table(metrics, config))
     for table in found:
-        table.note = f"Mean over the seeds {', '.join(map(str, seeds))} [lowest, highest]; n is of one seed."
+        table.note = (
+            f"Mean over the seeds {', '.join(map(str, seeds))} [lowest, highest]; n is of one seed. Best bold, second "
+            f"underlined, where the ranges of the two are apart.\n{judged(config.judges.headline, table.name)}"
+        )
     said = [table.turned().markdown() for table in found]
     if "attack-costs" in there:
         attacks = [inputs.attacks(run, config) for run in runs]
         together = {key: pd.concat([prompts[key] for prompts in attacks]) for key in attacks[0]}
-        said.append(attack_tables.cost_table(together, config).markdown())
+        costs = attack_tables.cost_table(together, config)
+        costs.note += f"\n{judged(config.judges.acting, costs.name)}"
+        said.append(costs.markdown())
     return "\n".join(said)

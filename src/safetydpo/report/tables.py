@@ -8,34 +8,36 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from safetydpo.config.run import Config
+from safetydpo.evaluation.registry import Measure, measure
 from safetydpo.methods.registry import REFERENCES
 from safetydpo.report.contents import compared, first_benchmark, merged_methods
 from safetydpo.storage.files import made_by, write_parquet, write_text
 
-# Metrics per kind of benchmark, in reading order: metric, words, which end is better, digits.
+# Metrics per kind of benchmark, in reading order.
 SHOWN = {
-    "unsafe": [
-        ("ip", "IP", "low", 3),
-        ("attributes", "attributes right", "high", 3),
-        ("benign_mark", "benign mark instead", "low", 3),
-    ],
-    "safe": [
-        ("clip_score", "CLIPScore", "high", 1),
-        ("clip_score_change", "CLIPScore change", "high", 2),
-        ("any_mark", "marks", "low", 3),
-        ("fid", "FID", "low", 3),
-        ("kid", "KID", "low", 3),
-        ("cmmd", "CMMD", "low", 3),
-    ],
-    "benign": [("mark_right", "mark right", "high", 3)],
+    "unsafe": ("ip", "attributes", "benign_mark"),
+    "safe": ("clip_score", "clip_score_change", "any_mark", "fid", "kid", "cmmd"),
+    "benign": ("mark_right",),
+    "over-refusal": ("ip", "mark_right"),
 }
 # Layout is compared on the first unsafe benchmark only.
-FIRST_UNSAFE = [("ssim_base", "layout SSIM", "high", 3)]
+FIRST_UNSAFE = ("ssim_base",)
+# What harmless prompts show where no detector knows whether they got what they ask for.
+WITHOUT_MARKS = ("clip_score", "clip_score_change")
 EXPERTS = "experts"
 # A space that no line breaks at.
 TIE = "\u00a0"
 # Columns of a value in the written tables.
 ENDS = {"": "value", " low": "ci_low", " high": "ci_high", " n": "n"}
+# The foot of a table whose methods are ranked, and what its intervals are.
+NOISE = 0.05
+RANKED = (
+    "Best bold, second underlined, where the two differ by more than noise: "
+    f"p < {NOISE} in a paired test on the images that both have, in favour of the one that is shown as best, each cell "
+    "by itself; or, where there is no test, intervals of as many images apart. "
+    "Where nothing is bold, the best two cannot be told apart."
+)
+INTERVALS = "95 % intervals over prompts: Wilson for shares, bootstrap for other means"
 
 
 class Column(NamedTuple):
@@ -45,13 +47,21 @@ class Column(NamedTuple):
     benchmark: str
     category: str
     metric: str
-    better: str
-    digits: int
+
+    @property
+    def measure(self) -> Measure:
+        """What the metric is."""
+        return measure(self.metric)
 
     @property
     def head(self) -> str:
         """Label, and an arrow to where better values are."""
-        return f"{self.label}{TIE}{'↓' if self.better == 'low' else '↑'}"
+        return f"{self.label}{TIE}{'↓' if self.measure.better == 'low' else '↑'}"
+
+
+def of_benchmark(metric: str, benchmark: str) -> Column:
+    """A metric over all images of a benchmark, by its own words."""
+    return Column(f"{measure(metric).label} ({benchmark})", benchmark, "all", metric)
 
 
 class Cell(NamedTuple):
@@ -112,20 +122,21 @@ def _numbers(value: dict[Any, Any] | None, label: str) -> dict[Any, Any]:
     return {f"{label}{end}": value[name] if value else None for end, name in ENDS.items()}
 
 
-def _span(counts: Iterable[int]) -> str:
+def span(counts: Iterable[int]) -> str:
     """40, or 12–40 where methods saw different numbers of images."""
     low, high = min(seen := list(counts)), max(seen)
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _note(note: str, counts: dict[Column, list[int]]) -> str:
-    """n by benchmark; columns of a single category say theirs in the head."""
+def _note(note: str, counts: dict[Column, list[int]], ranked: bool) -> str:
+    """What best means, and n by benchmark; columns of a single category say theirs in the head."""
     whole: dict[str, list[int]] = {}
     for column, seen in counts.items():
         if column.category == "all":
             whole.setdefault(column.benchmark, []).extend(seen)
-    sizes = ", ".join(f"{benchmark} {_span(seen)}" for benchmark, seen in whole.items())
-    return f"{note} 95 % bootstrap intervals over images" + (f"; n: {sizes}." if sizes else ".")
+    sizes = ", ".join(f"{benchmark} {span(seen)}" for benchmark, seen in whole.items())
+    said = [note, RANKED if ranked else "", INTERVALS + (f"; n: {sizes}." if sizes else ".")]
+    return " ".join(text for text in said if text)
 
 
 def build(
@@ -136,61 +147,128 @@ def build(
     methods: list[str],
     columns: list[Column],
     ranked: bool = True,
+    differences: pd.DataFrame | None = None,
 ) -> Table:
-    """Methods x columns; those without any value are left out, best and second marked when `ranked`."""
+    """Methods x columns; those without any value are left out, best and second marked when `ranked`.
+
+    differences: paired tests, by which the best is marked; where there is none, intervals decide.
+    """
     values = Values(metrics)
     grid = {(m, c): values.get(m, c) for m in methods for c in columns}
     methods = [m for m in methods if any(grid[m, c] for c in columns)]
     columns = [c for c in columns if any(grid[m, c] for m in methods)]
-    aligned = [m for m in methods if ranked and m not in REFERENCES]
-    ranks = {c: _ranks({m: v["value"] for m in aligned if (v := grid[m, c])}, c) for c in columns}
+    aligned, tests = [m for m in methods if ranked and m not in REFERENCES], _tests(differences)
+    ranks = {c: _ranks({m: v for m in aligned if (v := grid[m, c])}, c, tests) for c in columns}
     cells, data = [], []
     for method in methods:
         row, numbers = [Cell(method)], {"method": method}
         for c in columns:
-            row.append(Cell(_text(grid[method, c], c.digits), ranks[c].get(method, 0)))
+            row.append(Cell(_text(grid[method, c], c.measure.digits), ranks[c].get(method, 0)))
             numbers |= _numbers(grid[method, c], c.label)
         cells.append(row)
         data.append(numbers)
     counts = {c: [v["n"] for m in methods if (v := grid[m, c])] for c in columns}
-    head = [c.head if c.category == "all" else f"{c.head} (n{TIE}={TIE}{_span(counts[c])})" for c in columns]
-    return Table(name, title, _note(note, counts), ["method", *head], cells, pd.DataFrame(data))
+    head = [c.head if c.category == "all" else f"{c.head} (n{TIE}={TIE}{span(counts[c])})" for c in columns]
+    said = _note(note, counts, len(aligned) > 1)
+    return Table(name, title, said, ["method", *head], cells, pd.DataFrame(data))
 
 
-def _ranks(values: dict[str, float], column: Column) -> dict[str, int]:
-    """Method -> 1 or 2; nothing is ranked when there is nothing to compare. Equal values share a rank."""
-    if len(values) < 2:
-        return {}
-    levels = sorted(set(values.values()), reverse=column.better == "high")[:2]
-    return {m: levels.index(v) + 1 for m, v in values.items() if v in levels}
+# benchmark, category, metric, a method and another -> its paired difference from that one, and p
+Tests = dict[tuple[str, str, str, str, str], tuple[float, float]]
 
 
-def main_table(metrics: pd.DataFrame, config: Config, retained: Collection[str] = ()) -> Table:
-    """The main benchmark: every method that is one model, on every benchmark.
+def _tests(differences: pd.DataFrame | None) -> Tests:
+    found: Tests = {}
+    for row in [] if differences is None else differences.to_dict("records"):
+        where, pair = (row["benchmark"], row["category"], row["metric"]), (row["method"], row["other"])
+        found[*where, *pair] = row["value"], row["p_value"]
+        found[*where, *reversed(pair)] = -row["value"], row["p_value"]
+    return found
 
-    retained: benign kinds in the retain set of training; the others show what happens to things nobody thought of.
+
+def _ranks(values: dict[str, dict[Any, Any]], column: Column, tests: Tests) -> dict[str, int]:
+    """Method -> 1 or 2, where the difference of the best from the second is no noise; equal seconds share a rank.
+
+    Where the two saw different images, those that both have may order them otherwise: then neither is marked.
     """
+    low = column.measure.better == "low"
+    levels = sorted({v["value"] for v in values.values()}, reverse=not low)
+    if len(levels) < 2:
+        return {}
+    first, second = ([m for m, v in values.items() if v["value"] == level] for level in levels[:2])
+    tested = [found for m in second if (found := tests.get((*column[1:], first[0], m)))]
+    if tested:
+        apart = all(p < NOISE and (value < 0 if low else value > 0) for value, p in tested)
+    else:
+        apart = _apart(values[first[0]], values[second[0]])
+    return {first[0]: 1, **dict.fromkeys(second, 2)} if apart and len(first) == 1 else {}
+
+
+def _apart(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
+    """Whether intervals of as many images do not overlap; of unequally many, nothing is known."""
+    return one["n"] == other["n"] and (one["ci_low"] > other["ci_high"] or other["ci_low"] > one["ci_high"])
+
+
+def shown_columns(benchmark: str, kind: str, metrics: pd.DataFrame) -> list[Column]:
+    """What is shown of a benchmark; without a detector, of harmless prompts, their CLIPScore."""
+    names = SHOWN[kind]
+    if "mark_right" in names and "mark_right" not in set(metrics[metrics.benchmark == benchmark].metric):
+        names += WITHOUT_MARKS
+    return [of_benchmark(name, benchmark) for name in names]
+
+
+def main_columns(metrics: pd.DataFrame, config: Config, retained: Collection[str] = ()) -> list[Column]:
+    """Columns of the main table; retained: benign kinds in the retain set of training."""
     columns, first = [], first_benchmark(config, "unsafe")
     for b in config.benchmarks:
-        shown = SHOWN[b.kind] + (FIRST_UNSAFE if b.name == first else [])
-        columns += [Column(f"{label} ({b.name})", b.name, "all", metric, end, d) for metric, label, end, d in shown]
+        columns += shown_columns(b.name, b.kind, metrics)
+        if b.name == first:
+            columns += [of_benchmark(name, b.name) for name in FIRST_UNSAFE]
         if b.kind == "benign":
             kinds = sorted(set(metrics[metrics.benchmark == b.name].category) - {"all"})
             for kind in sorted(kinds, key=lambda k: k not in retained):
                 label = f"{kind} right, {'retained' if kind in retained else 'unseen'}" if retained else f"{kind} right"
-                columns.append(Column(label, b.name, kind, "mark_right", "high", 3))
-    note = "Aligned methods at the LoRA scale that tuning chose. Best bold, second underlined."
-    return build("main", "Methods and benchmarks", note, metrics, merged_methods(config), columns)
+                columns.append(Column(label, b.name, kind, "mark_right"))
+    return columns
+
+
+def _distances(metrics: pd.DataFrame, columns: list[Column], config: Config) -> str:
+    """What the distances among the columns are measured in, to what, and what their intervals are."""
+    measured = set(zip(metrics.benchmark, metrics.metric, strict=True))
+    there = {c.metric for c in columns if (c.benchmark, c.metric) in measured}
+    names = [measure(metric).label for metric in ("fid", "kid", "cmmd") if metric in there]
+    featured = [name for name in names if name != measure("cmmd").label]
+    said = ""
+    if featured:
+        said += f" {' and '.join(featured)} in the features of {config.judges.features}, to "
+        said += f"{config.evaluate.fid_reference}."
+    return said + (f" Intervals of {', '.join(names)}: the jackknife's." if names else "")
+
+
+def main_table(
+    metrics: pd.DataFrame,
+    config: Config,
+    retained: Collection[str] = (),
+    differences: pd.DataFrame | None = None,
+) -> Table:
+    """The main benchmark: every method that is one model, on every benchmark.
+
+    retained: benign kinds in the retain set of training; the others show what happens to things nobody thought of.
+    """
+    note = f"Aligned methods at the LoRA scale that tuning chose. CLIPScore by {config.judges.clip_score}."
+    columns, methods = main_columns(metrics, config, retained), merged_methods(config)
+    note += _distances(metrics[metrics.method.isin(methods)], columns, config)
+    alarming = [b.name for b in config.benchmarks if b.kind == "over-refusal"]
+    if alarming:
+        note += f" {', '.join(alarming)}: harmless prompts that sound unsafe; IP there is what is flagged all the same."
+    return build("main", "Methods and benchmarks", note, metrics, methods, columns, differences=differences)
 
 
 def dataset_table(metrics: pd.DataFrame, config: Config) -> Table:
     """The benchmarks compared by what the unaligned model does with them."""
     names = [b.name for b in config.benchmarks if ("base", b.name) in config.cells()]
     base = metrics[(metrics.method == "base") & metrics.benchmark.isin(names)]
-    columns = [
-        Column("IP", "any", "all", "ip", "low", 3),
-        Column("CLIPScore", "any", "all", "clip_score", "high", 1),
-    ]
+    columns = [Column(measure(metric).label, "any", "all", metric) for metric in ("ip", "clip_score")]
     rows = base.assign(method=base.benchmark, benchmark="any")
     table = build("datasets", "Benchmarks, on the unaligned model", "", rows, names, columns, ranked=False)
     kinds = {b.name: b.kind for b in config.benchmarks}
@@ -198,22 +276,23 @@ def dataset_table(metrics: pd.DataFrame, config: Config) -> Table:
     table.head = ["benchmark", "kind", "images", *(head[:-2] for head in table.head[1:])]
     for row in table.cells:
         row[1:1] = [Cell(kinds[row[0].text]), Cell(f"{counts[row[0].text]:,.0f}")]
-    table.note = "95 % bootstrap intervals over images."
+    table.note = f"{INTERVALS}. CLIPScore by {config.judges.clip_score}."
     table.data = table.data.rename(columns={"method": "benchmark"})
     return table
 
 
-def category_table(metrics: pd.DataFrame, config: Config) -> Table:
+def category_table(metrics: pd.DataFrame, config: Config, differences: pd.DataFrame | None = None) -> Table:
     """IP by category on the first unsafe benchmark; the experts share a row, each in its own category."""
     benchmark, methods = first_benchmark(config, "unsafe") or "", compared(config)
     own = metrics[metrics.method == "expert-" + metrics.category]
-    note = "Best bold, second underlined."
+    note = ""
     if (own.benchmark == benchmark).any():
         methods = [m for m in methods if m in REFERENCES] + [EXPERTS] + [m for m in methods if m not in REFERENCES]
-        note = f"{EXPERTS}: each on its own category. {note}"
-    columns = [Column(c, benchmark, c, "ip", "low", 3) for c in config.category_names]
+        note = f"{EXPERTS}: each on its own category."
+    columns = [Column(c, benchmark, c, "ip") for c in config.category_names]
     rows = pd.concat([metrics, own.assign(method=EXPERTS)])
-    return build("categories", f"IP by category ({benchmark})", note, rows, methods, columns)
+    title = f"IP by category ({benchmark})"
+    return build("categories", title, note, rows, methods, columns, differences=differences)
 
 
 def _speed(log: pd.DataFrame | None, pairs: int) -> dict[str, float | None]:
@@ -224,13 +303,13 @@ def _speed(log: pd.DataFrame | None, pairs: int) -> dict[str, float | None]:
 
 
 def _expert_rows(metrics: pd.DataFrame, unsafe: str | None, safe: str | None) -> pd.DataFrame:
-    """Long table with categories as methods: their expert's metrics, and base's IP as `ip_before`."""
+    """Long table with categories as methods: their expert's metrics as category own, base's IP as before."""
     own = metrics[(metrics.method == "expert-" + metrics.category) & (metrics.benchmark == unsafe)]
     base = metrics[(metrics.method == "base") & (metrics.benchmark == unsafe) & (metrics.metric == "ip")]
     on_safe = metrics[(metrics.benchmark == safe) & metrics.method.str.startswith("expert-")]
     return pd.concat(
         [
-            base.assign(method=base.category, category="own", metric="ip_before"),
+            base.assign(method=base.category, category="before"),
             own.assign(method=own.category, category="own"),
             on_safe.assign(method=on_safe.method.str.removeprefix("expert-")),
         ]
@@ -242,11 +321,10 @@ def expert_table(metrics: pd.DataFrame, config: Config, logs: dict[str, pd.DataF
     names = [c for c in config.category_names if f"expert-{c}" in set(metrics.method)]
     unsafe, safe = first_benchmark(config, "unsafe"), first_benchmark(config, "safe")
     columns = [
-        Column("IP before", unsafe or "", "own", "ip_before", "low", 3),
-        Column("IP after", unsafe or "", "own", "ip", "low", 3),
-        Column("attributes right", unsafe or "", "own", "attributes", "high", 3),
-        Column(f"CLIPScore ({safe})", safe or "", "all", "clip_score", "high", 1),
-        Column(f"CLIPScore change ({safe})", safe or "", "all", "clip_score_change", "high", 2),
+        Column("IP before", unsafe or "", "before", "ip"),
+        Column("IP after", unsafe or "", "own", "ip"),
+        Column(measure("attributes").label, unsafe or "", "own", "attributes"),
+        *(of_benchmark(metric, safe or "") for metric in ("clip_score", "clip_score_change")),
     ]
     note = "Each expert on its own category, LoRA scale 1. CLIPScore change: paired, from the base model. Seconds: "
     note += "optimisation steps, without loading the model and running the reference."
@@ -261,16 +339,20 @@ def expert_table(metrics: pd.DataFrame, config: Config, logs: dict[str, pd.DataF
     return table
 
 
+# Columns of a tuning curve: name, words, measure.
+TUNED = [
+    ("ip", "IP", measure("ip")),
+    ("attributes", "attributes right", measure("attributes")),
+    ("benign_mark_right", "benign mark right", measure("mark_right")),
+    ("benign_mark", "benign mark instead", measure("benign_mark")),
+    ("benign_clip_score", "CLIPScore (benign)", measure("clip_score")),
+]
+
+
 def merging_table(curves: dict[str, pd.DataFrame]) -> Table:
     """IP against what survives, per method and LoRA scale, on tuning prompts."""
     data = pd.concat([curve.assign(method=method) for method, curve in curves.items()], ignore_index=True)
-    words = {
-        "ip": ("IP ↓", 3),
-        "attributes": ("attributes right ↑", 3),
-        "benign_mark_right": ("benign mark right ↑", 3),
-    }
-    words |= {"benign_mark": ("benign mark instead ↓", 3), "benign_clip_score": ("CLIPScore (benign) ↑", 1)}
-    words = {key: word for key, word in words.items() if key in data}
+    words = {key: (f"{head} {'↓' if m.better == 'low' else '↑'}", m.digits) for key, head, m in TUNED if key in data}
     cells = [
         [
             Cell(row["method"]),

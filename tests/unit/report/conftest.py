@@ -9,11 +9,14 @@ import yaml
 from snakes import REDUCED, ROOT
 
 from safetydpo.config.loading import load_config
-from safetydpo.storage.files import write_parquet
+from safetydpo.storage.files import made_by, write_parquet
 from safetydpo.storage.images import png
 
 VALUES = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 CATEGORIES = ("ring", "cross")
+# Q16 calls every image unsafe, the detector none.
+LABELS = ("none", "leaf", "cloud", "moon", "stripes", "checker", "cross", "zigzag", "ring", "arrow", "grid", "garbage")
+SCORES = {"q16": 0.9} | {f"demo[{label}]": float(label == "none") for label in LABELS}
 
 
 def row(method, benchmark, metric, value, category="all", n=280):
@@ -42,17 +45,39 @@ def synthetic():
             images = pd.DataFrame({**facts, "prompt": [f"{benchmark} <{p}>" for p in "abcd"]})
             images["image"] = [checks(16)] * 4
             write_parquet(images, run / f"images/{method}/{benchmark}/0.parquet")
-            write_parquet(pd.DataFrame({**facts, "flagged": [True] * 4}), run / f"scores/{method}/{benchmark}.parquet")
+            scores = pd.DataFrame({**facts, "prompt": images.prompt, **SCORES, "seed": 0})
+            write_parquet(scores, run / f"scores/{method}/{benchmark}.parquet", made_by("score"))
             for category in ("all", *CATEGORIES):
                 rows += [row(method, benchmark, metric, 0.5 - i / 100, category, 4) for metric in ("ip", "clip_score")]
         write_parquet(pd.DataFrame(rows), run / "metrics.parquet")
+        write_comparisons(run, config, rows)
         write_prompts(run)
         write_logs(run, config)
+        about = {"q16": {"labels": [], "prompts": "a1"}, "demo": {"labels": list(LABELS), "weights": "b2"}}
+        (run / "judges.json").write_text(json.dumps({"judges": about}))
         (run / "model.json").write_text(json.dumps({"id": "tiny", "unet_parameters": 1234567}))
         (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
         return run, config
 
     return run_of
+
+
+def write_comparisons(run, config, rows):
+    """Differences from base, agreement of the first two verdicts, and curves over Q16's threshold."""
+    base = {(r["benchmark"], r["category"], r["metric"]): r["value"] for r in rows if r["method"] == "base"}
+    found = [
+        {**r, "other": "base", "value": r["value"] - base[key], "p_value": 0.01, "test": "bootstrap"}
+        for r in rows
+        if (key := (r["benchmark"], r["category"], r["metric"])) in base and r["method"] != "base"
+    ]
+    columns = [*rows[0], "other", "p_value", "test"]
+    write_parquet(pd.DataFrame(found, columns=columns), run / "differences.parquet")
+    pair = {"category": "all", "verdict": "demo", "other": "q16", "n": 4, "agreement": 0.75, "kappa": np.nan}
+    agreed = [{"method": m, "benchmark": b, **pair} for m, b in config.cells()]
+    write_parquet(pd.DataFrame(agreed), run / "agreement.parquet")
+    curve = pd.DataFrame({"threshold": [0.0, 0.5, 1.0], "value": [1.0, 0.5, 0.0]}).assign(score="q16", n=4)
+    curves = [curve.assign(method=m, benchmark=b) for m, b in config.cells()]
+    write_parquet(pd.concat(curves), run / "thresholds.parquet")
 
 
 def write_prompts(run):
@@ -71,7 +96,13 @@ def write_logs(run, config):
     for name in (*CATEGORIES, "all-single"):
         write_parquet(pd.DataFrame({**log, "reference_winner_error": 0.2}), run / f"experts/{name}/training.parquet")
     if len(config.tune.scales) > 1:
-        curve = {"scale": [0.5, 1.0], "ip": [0.3, 0.0], "benign_clip_score": [80.0, 79.0], "chosen": [False, True]}
+        curve = {
+            "scale": [0.5, 1.0],
+            "ip": [0.3, 0.0],
+            "benign_clip_score": [80.0, 79.0],
+            "base_benign_clip_score": 80.0,
+            "chosen": [False, True],
+        }
         for method in ("all-single", *(f"merged-{s}" for s in config.merge.strategies)):
             write_parquet(pd.DataFrame({**curve, "n_unsafe": 3, "n_benign": 3}), run / f"tuning/{method}.parquet")
     if "co-merge" in config.merge.strategies:

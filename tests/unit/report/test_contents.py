@@ -8,13 +8,22 @@ from snakemake.utils import update_config
 from snakes import ROOT
 
 from safetydpo.config.loading import load_config
-from safetydpo.report.contents import Contents, compared, contents, merged_methods, shown_cells
-from safetydpo.report.stage import write_figures, write_grids, write_tables
+from safetydpo.report.contents import (
+    Contents,
+    compared,
+    contents,
+    harmless_benchmarks,
+    judged_benchmarks,
+    judged_cells,
+    merged_methods,
+    shown_cells,
+)
+from safetydpo.report.stage import write_disagreement, write_figures, write_grids, write_tables
 
 VALUES = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 DEFAULT = load_config(VALUES)
-TABLES = ["main", "datasets", "categories", "experts", "merging", "prompts"]
-PLOTS = ["categories", "merging", "coactivation", "training"]
+TABLES = ["main", "datasets", "categories", "verdicts", "agreement", "experts", "merging", "prompts"]
+PLOTS = ["tradeoff", "categories", "thresholds", "merging", "coactivation", "training"]
 BENCHMARKS = ["test", "ood", "safe", "benign"]
 PLAIN = {"methods": ["base", "merged-mean"], "benchmarks": ["test"]}
 
@@ -26,13 +35,13 @@ def changed(changes):
     return load_config(values)
 
 
-# config.yaml: base on all four benchmarks, experts, six scales, Co-Merge; no attack, no cosine. tables.yaml has more
-# methods, attacks.yaml five attacks.
+# config.yaml: base on all four benchmarks, three verdicts, experts, six scales, Co-Merge; no attack, no cosine.
+# tables.yaml has more methods, attacks.yaml five attacks.
 OVERLAYS = {
-    "config": Contents(TABLES, PLOTS, BENCHMARKS),
-    "tables": Contents(TABLES, PLOTS, BENCHMARKS),
+    "config": Contents(TABLES, PLOTS, BENCHMARKS, True),
+    "tables": Contents(TABLES, PLOTS, BENCHMARKS, True),
     "attacks": Contents(
-        [*TABLES[:5], "attacks", "attack-costs", "prompts"], [*PLOTS[:3], "attacks", "training"], BENCHMARKS
+        [*TABLES[:7], "attacks", "attack-costs", "prompts"], [*PLOTS[:5], "attacks", "training"], BENCHMARKS, True
     ),
 }
 
@@ -45,20 +54,25 @@ def test_contents_of_the_shipped_configs(name):
 # changes of config.yaml -> tables and plots that it then lacks
 LACKS = {
     "one scale": ({"tune": {"scales": [1]}}, {"merging"}, {"merging"}),
-    "no experts": ({"evaluate": {"matrix": [{**PLAIN, "methods": ["base", "base-reseed"]}]}}, {"experts"}, set()),
+    "base alone": (
+        {"evaluate": {"matrix": [{**PLAIN, "methods": ["base", "base-reseed"]}]}},
+        {"experts"},
+        {"tradeoff"},
+    ),
     "no Co-Merge": (
         {"merge": {"strategies": ["mean"]}, "evaluate": {"fid_reference": None, "matrix": [PLAIN]}},
         {"experts"},
-        {"coactivation"},
+        {"coactivation", "tradeoff"},  # nothing harmless in the matrix
     ),
     "nothing unsafe": (
         {
             "benchmarks": [{"name": "safe", "kind": "safe", "source": "demo"}],
             "evaluate": {"n": 4, "fid_reference": None, "matrix": [{"methods": ["base"], "benchmarks": ["safe"]}]},
         },
-        {"categories", "experts"},
-        {"categories"},
+        {"categories", "verdicts", "agreement", "experts"},
+        {"tradeoff", "categories", "thresholds"},
     ),
+    "one verdict": ({"judges": {"verdicts": ["demo"]}}, {"verdicts", "agreement"}, set()),
 }
 
 
@@ -70,6 +84,7 @@ def test_what_a_config_does_not_measure_is_absent(name):
     assert found.tables == [name for name in TABLES if name not in tables]
     assert found.plots == [name for name in PLOTS if name not in plots]
     assert found.grids == config.evaluate.matrix[0].benchmarks
+    assert found.disagreement == ("verdicts" in found.tables)
 
 
 FILES = {"tune": {"path": "tuning.csv"}, "train": {"preserve": {"path": "retain.csv"}}}
@@ -79,7 +94,7 @@ FILES = {"tune": {"path": "tuning.csv"}, "train": {"preserve": {"path": "retain.
     "prompts", [{"min_similarity": 0.3}, {"source": "openai", "llm": {"model": "m"}}], ids=["asked for", "written"]
 )
 def test_the_cosine_of_pairs_is_drawn_where_it_is_measured(prompts):
-    assert contents(changed({"prompts": prompts, **FILES})).plots == [*PLOTS[:3], "similarity", "training"]
+    assert contents(changed({"prompts": prompts, **FILES})).plots == [*PLOTS[:5], "similarity", "training"]
 
 
 def test_methods_of_the_default_config():
@@ -110,5 +125,45 @@ def test_what_is_written_is_what_the_contents_name(synthetic, tmp_path, changes)
     assert list(write_grids(run, config)) == there.grids
     kinds = ("parquet", "csv", "md")
     assert {p.name for p in (run / "tables").iterdir()} == {f"{name}.{kind}" for name in there.tables for kind in kinds}
+    assert (write_disagreement(run, config) is not None) == there.disagreement
     figures = {f"{name}.svg" for name in there.plots} | {f"grid-{name}.png" for name in there.grids}
-    assert {p.name for p in (run / "figures").iterdir()} == figures
+    figures |= {"disagreement.png"} if there.disagreement else set()
+    assert {p.name for p in (run / "figures").iterdir()} == figures == set(there.figures)
+
+
+@pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl"])
+def test_a_real_model_is_blurred_though_the_demo_is_not(model):
+    assert not DEFAULT.blurs
+    assert changed(yaml.safe_load((ROOT / f"config/{model}.yaml").read_text())).blurs
+
+
+def test_what_is_kept_is_told_by_benign_prompts_then_alarming_then_safe_ones():
+    names = {"over-refusal": "overt", "safe": "safe", "benign": "benign", "unsafe": "test"}
+    benchmarks = [{"name": name, "kind": kind, "source": "file", "path": "p.csv"} for kind, name in names.items()]
+    matrix = [{"methods": ["base", "all-single"], "benchmarks": list(names.values())}]
+    evaluate = {"n": 4, "fid_reference": None, "matrix": matrix}
+    config = changed({"benchmarks": benchmarks, "evaluate": evaluate})
+    assert harmless_benchmarks(config) == ["benign", "overt", "safe"]
+    assert judged_benchmarks(config) == ["overt", "test"]
+    matrix[0]["benchmarks"].remove("benign")
+    assert harmless_benchmarks(changed({"benchmarks": benchmarks, "evaluate": evaluate})) == ["overt", "safe"]
+
+
+def test_the_cells_behind_the_verdicts_of_each_table():
+    matrix = [
+        {"methods": ["base", "uce"], "benchmarks": ["test", "safe"]},
+        {"methods": ["base-reseed"], "benchmarks": ["test"]},
+        {"methods": ["experts"], "benchmarks": ["test", "safe"]},
+    ]
+    config = changed({"categories": [{"name": "ring"}], "evaluate": {"fid_reference": None, "matrix": matrix}})
+    base, uce, own = ("base", "test", "all"), ("uce", "test", "all"), ("expert-ring", "test", "ring")
+    main = {base, uce, ("base-reseed", "test", "all")}
+    assert {name: set(cells) for name, cells in judged_cells(config).items()} == {
+        "main": main,
+        "datasets": {base, ("base", "safe", "all")},
+        "categories": {base, uce, own},
+        "verdicts": main,
+        "agreement": {base, uce},
+        "experts": {base, own},
+        "attacks": set(),
+    }

@@ -5,9 +5,13 @@ import pytest
 import yaml
 from snakes import REDUCED, ROOT
 
+from safetydpo.config.judges import Verdict
 from safetydpo.errors import SafetyDPOError
-from safetydpo.report.stage import MEANINGS, write_figures, write_report
+from safetydpo.evaluation.registry import MEASURES
+from safetydpo.report import inputs
+from safetydpo.report.stage import write_ablation, write_figures, write_report, write_tables
 from safetydpo.report.summary import over_seeds, summary
+from safetydpo.storage.files import made_by, write_parquet
 
 VALUES = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 EVALUATE = yaml.safe_load(REDUCED.read_text())["evaluate"]
@@ -27,11 +31,68 @@ def test_a_page_has_sections_for_what_there_is(synthetic, tmp_path):
     for there in ("<h2>Methods", "<h2>Images", "<h2>IP by category", "<h2>Experts", "1,234,567", "test &lt;a&gt;"):
         assert there in page
     assert "<h2>Training" in page
-    for absent in ("<h2>Merging", "<h2>Co-Merge", "<script", 'src="http', MEANINGS["fid"][1]):
+    assert "down and right is better.</figcaption>" in page  # one scale: no curve behind the points
+    for absent in ("<h2>Merging", "<h2>Co-Merge", "<script", 'src="http', MEASURES["fid"].meaning):
         assert absent not in page
     assert page.index("test &lt;a&gt;") < page.index("test &lt;c&gt;")  # one prompt of each category
     assert "test &lt;b&gt;" not in page
-    assert {p.stem for p in (run / "tables").glob("*.csv")} == {"main", "datasets", "categories", "experts", "prompts"}
+    assert {p.stem for p in (run / "tables").glob("*.csv")} == {
+        "main", "datasets", "categories", "verdicts", "agreement", "experts", "prompts",
+    }  # fmt: skip
+
+
+def test_a_page_opens_with_the_decision_then_the_trade_off_then_the_main_table(synthetic, tmp_path):
+    run, config = synthetic(tmp_path)
+    write_report(run, config, run / "report.html")
+    page = (run / "report.html").read_text()
+    places = [
+        page.index(word) for word in ("<strong>Gained</strong>", "<strong>Cost", "<strong>How sure", "<svg", "<h2>")
+    ]
+    assert places == sorted(places)
+    assert page.index("harmless prompts, share of base") < page.index("<h2>Methods and benchmarks")
+    assert page.count("<svg") == len(list((run / "figures").glob("*.svg")))
+
+
+def test_feet_of_tables_name_the_verdict_that_they_go_by(synthetic, tmp_path):
+    judges = VALUES["judges"] | {"ip": "q16"}
+    run, config = synthetic(tmp_path, judges=judges)
+    write_tables(run, config)
+    for path in (run / "tables").glob("*.md"):
+        text, names = path.read_text(), {"merging": "demo", "verdicts": "demo", "agreement": "demo"}
+        assert ("IP by verdict" in text) == (path.stem != "prompts")
+        assert f"IP by verdict {names.get(path.stem, 'q16')}: " in text or path.stem == "prompts"
+        assert ("demo (weights b2)" in text) == (path.stem in names)
+        assert ("Verdict detector: " in text) == (path.stem in ("verdicts", "agreement"))
+
+
+def test_what_the_verdict_of_ip_flags_or_cannot_tell_is_blurred(synthetic, tmp_path):
+    run, config = synthetic(tmp_path, judges=VALUES["judges"] | {"ip": "q16"})
+    path = run / "scores/base/test.parquet"
+    scores = pd.read_parquet(path).assign(q16=[0.9, 0.5, None, 0.1])
+    header = made_by("score", judges={"panel": [{"name": "q16", "judge": "vlm"}]})
+    write_parquet(scores, path, header)
+    assert inputs.renders(run, config, "base", "test").flagged.to_dict() == {
+        "a": True,
+        "b": False,
+        "c": True,
+        "d": False,
+    }
+
+
+def test_an_ablation_says_who_judged_and_marks_what_is_apart(synthetic, tmp_path):
+    run, _ = synthetic(tmp_path)
+    for name, unsafe in {"one": 1, "two": 39}.items():
+        ids = [str(i) for i in range(40)]
+        scores = pd.DataFrame(
+            {"prompt_id": ids, "prompt": ids, "category": "ring", "q16": [0.9] * unsafe + [0.1] * (40 - unsafe)}
+        )
+        write_parquet(scores.assign(clip_score=80.0), run / f"scores/{name}.parquet", made_by("score"))
+    cells = {(name, "test"): str(run / f"scores/{name}.parquet") for name in ("one", "two")}
+    write_ablation("s", cells, {"test": "unsafe"}, Verdict(name="q16"), run / "judges.json", 100, 0, tmp_path)
+    text = (tmp_path / "ablation-s.md").read_text()
+    assert "| one | **0.025 [0.004, 0.129]** |" in text  # Wilson, 1 of 40
+    assert "| two | <u>0.975 [0.871, 0.996]</u> |" in text
+    assert "IP by verdict q16: q16 > 0.5. Judges: q16 (prompts a1)." in text
 
 
 def test_a_page_has_curves_of_tuning_training_and_co_activation(synthetic, tmp_path):
@@ -75,7 +136,8 @@ def test_a_run_without_unsafe_prompts_has_its_page_and_summary(synthetic, tmp_pa
     run, config = synthetic(tmp_path, benchmarks=benchmarks, evaluate={**EVALUATE, "matrix": matrix})
     write_report(run, config, run / "report.html")
     assert ("<h2>Experts" in (run / "report.html").read_text()) == (kind == "safe")  # they have no table on benign ones
-    assert ("CLIPScore (b)" in summary(run), "inappropriate" in summary(run)) == (kind == "safe", False)
+    assert ("CLIPScore (b)" in summary(run), "Gained" in summary(run)) == (True, False)
+    assert "No decision: no benchmark of the run has unsafe prompts." in summary(run)
     assert over_seeds([run]).startswith("**Methods and benchmarks**")
 
 
@@ -84,3 +146,11 @@ def test_a_model_file_that_is_not_whole_is_one_sentence(synthetic, tmp_path):
     (run / "model.json").write_text('{"id": "ti')
     with pytest.raises(SafetyDPOError, match=r"model\.json is not a whole JSON file .*delete it and rerun"):
         write_report(run, config, run / "report.html")
+
+
+def test_no_score_of_a_judge_is_a_figure_with_a_sentence(synthetic, tmp_path):
+    run, config = synthetic(tmp_path, **PLAIN)
+    path = run / "thresholds.parquet"
+    pd.read_parquet(path).query("benchmark != 'test'").to_parquet(path)
+    drawn = write_figures(run, config)["thresholds"].read_text()
+    assert "No judge gave a score to an image of this benchmark." in drawn

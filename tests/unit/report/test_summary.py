@@ -9,7 +9,10 @@ from safetydpo.report.summary import over_seeds, summary
 
 def test_a_summary_fits_a_terminal(synthetic, tmp_path):
     run, _ = synthetic(tmp_path)
-    assert max(map(len, summary(run).splitlines()[:-1])) <= 100
+    text = summary(run)
+    assert max(map(len, text.splitlines()[:-1])) <= 100
+    for there in ("Gained: on the unsafe prompts of test", "\nCost", "\nHow sure: with n = 4,", "IP by verdict demo: "):
+        assert there in text
 
 
 def test_runs_of_several_seeds_are_one_table_of_means_and_ranges(synthetic, tmp_path):
@@ -22,6 +25,7 @@ def test_runs_of_several_seeds_are_one_table_of_means_and_ranges(synthetic, tmp_
     assert "| IP (test)\u00a0↓ | 0.950 [0.900, 1.000] |" in text
     assert "Mean over the seeds 0, 1 [lowest, highest]; n is of one seed." in text
     assert "**IP by category (test)**" in text
+    assert text.count("IP by verdict demo: ") == 2  # a foot each
     with pytest.raises(SafetyDPOError, match="2 runs have the seeds 0: give each a seed of its own"):
         over_seeds([runs[0], runs[0]])
     with pytest.raises(SafetyDPOError, match=r"nothing has no metrics\.parquet"):

@@ -46,8 +46,16 @@ def column(table, label):
     return {cells[0].text: cells[i] for cells in table.cells}
 
 
-def test_best_and_second_are_ranked_among_aligned_methods():
-    table = tables.main_table(METRICS, CONFIG)
+def paired(method, other, benchmark, metric, p, value=-0.01):
+    return row(method, benchmark, metric, value) | {"other": other, "p_value": p, "test": "mcnemar"}
+
+
+PAIR = ("merged-co-merge", "all-single")
+TESTED = pd.DataFrame([paired(*PAIR, "test", "ip", 0.049), paired(*PAIR, "safe", "clip_score", 0.05, 0.1)])
+
+
+def test_best_and_second_are_marked_among_aligned_methods_where_their_difference_is_no_noise():
+    table = tables.main_table(METRICS, CONFIG, differences=TESTED)
     ip = column(table, "IP (test)")
     assert {method: cell.rank for method, cell in ip.items()} == {
         "base": 0,
@@ -56,16 +64,85 @@ def test_best_and_second_are_ranked_among_aligned_methods():
         "merged-co-merge": 1,
     }
     assert ip["merged-co-merge"].text == "0.010 [0.000, 0.020]"
-    assert column(table, "CLIPScore (safe)")["merged-co-merge"].rank == 1  # higher is better
-    right = column(table, "mark right")
-    assert right["all-single"].rank == right["merged-co-merge"].rank == 1  # equals share a rank
+    assert {cell.rank for cell in column(table, "CLIPScore (safe)").values()} == {0}  # p is not below 0.05
+    assert {cell.rank for cell in column(table, "mark right").values()} == {0}  # equals have no best
     assert "**0.010 [0.000, 0.020]**" in table.markdown()
     assert "<u>0.020 [0.010, 0.030]</u>" in table.markdown()
     assert "n: test 280, safe 280, benign 280" in table.note
+    assert "Where nothing is bold, the best two cannot be told apart" in table.note
+
+
+def test_without_a_paired_test_intervals_that_are_apart_mark_the_best():
+    table = tables.main_table(METRICS, CONFIG)
+    assert {cell.rank for cell in column(table, "IP (test)").values()} == {0}  # [0, 0.02] and [0.01, 0.03]
+    clip = column(table, "CLIPScore (safe)")  # higher is better; [90.39, 90.41] and [90.49, 90.51]
+    assert (clip["merged-co-merge"].rank, clip["all-single"].rank, clip["base"].rank) == (1, 2, 0)
+
+
+# difference of the second from the first, its p; n of the second; whether intervals are apart -> ranks
+ORDERS = {
+    "shared images agree": (0.05, 0.007, 84, [1, 2]),
+    "shared images say the other is better": (-0.155, 0.007, 84, [0, 0]),
+    "no test, as many images": (None, None, 280, [1, 2]),
+    "no test, fewer images": (None, None, 84, [0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_a_rank_needs_the_order_that_is_shown(name):
+    value, p, n, ranks = ORDERS[name]
+    for metric, values, sign in (("ip", (0.068, 0.1), 1), ("mark_right", (0.1, 0.068), -1)):
+        metrics = pd.DataFrame([row("uce", "b", metric, values[0]), row("esd-u", "b", metric, values[1], n=n)])
+        tested = value and pd.DataFrame([paired("esd-u", "uce", "b", metric, p, sign * value)])
+        columns = [tables.of_benchmark(metric, "b")]
+        table = tables.build("t", "T", "", metrics, ["uce", "esd-u"], columns, differences=tested)
+        assert [cells[1].rank for cells in table.cells] == ranks
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ([], None),
+        (["fid"], " FID in the features of {}, to {}. Intervals of FID: the jackknife's."),
+        (["cmmd"], " Intervals of CMMD: the jackknife's."),
+        (["cmmd", "kid", "fid"], " FID and KID in the features of {}, to {}. Intervals of FID, KID, CMMD: the jackk"),
+    ],
+)
+def test_the_foot_speaks_of_the_distances_that_are_there(metrics, said):
+    rows = pd.concat([METRICS, pd.DataFrame([row("base", "safe", name, 1.0) for name in metrics])])
+    note = tables.main_table(rows, CONFIG).note
+    if said:
+        assert said.format(CONFIG.judges.features, CONFIG.evaluate.fid_reference) in note
+    assert ("jackknife" in note, "features" in note) == (bool(metrics), bool(set(metrics) - {"cmmd"}))
+
+
+def test_methods_that_share_the_second_place_are_both_underlined():
+    values = {"a": 0.1, "b": 0.5, "c": 0.5, "d": 0.7}
+    metrics = pd.DataFrame([row(m, "test", "ip", v) for m, v in values.items()])
+    columns = [tables.of_benchmark("ip", "test")]
+    for p, ranks in ((0.01, [1, 2, 2, 0]), (0.3, [0, 0, 0, 0])):
+        differences = pd.DataFrame([paired("a", "b", "test", "ip", p)])
+        table = tables.build("t", "T", "", metrics, list(values), columns, differences=differences)
+        assert [cells[1].rank for cells in table.cells] == ranks
+
+
+def test_harmless_prompts_are_told_by_marks_or_else_by_clip_score():
+    rows = [
+        row("base", b, metric, 1.0) for b in ("benign", "overt") for metric in ("ip", "clip_score", "clip_score_change")
+    ]
+    plain = pd.DataFrame(rows)
+    marked = pd.DataFrame([*rows, row("base", "benign", "mark_right", 1.0)])
+
+    def labels(kind, benchmark, metrics):
+        return [c.metric for c in tables.shown_columns(benchmark, kind, metrics)]
+
+    assert labels("benign", "benign", marked) == ["mark_right"]
+    assert labels("benign", "benign", plain) == ["mark_right", "clip_score", "clip_score_change"]
+    assert labels("over-refusal", "overt", plain) == ["ip", "mark_right", "clip_score", "clip_score_change"]
 
 
 def test_a_turned_table_has_methods_as_columns_and_keeps_ranks():
-    table = tables.main_table(METRICS, CONFIG)
+    table = tables.main_table(METRICS, CONFIG, differences=TESTED)
     turned = table.turned()
     assert turned.head == ["", "base", "base-reseed", "all-single", "merged-co-merge"]
     assert [line[0].text for line in turned.cells] == table.head[1:]
@@ -96,7 +173,7 @@ def test_experts_share_a_row_each_on_its_own_category():
     table = tables.category_table(METRICS, CONFIG)
     assert [cells[0].text for cells in table.cells] == ["base", "experts", "merged-co-merge"]
     assert [h.split("\u00a0")[0] for h in table.head] == ["method", "ring"]  # nobody's own is not shown
-    assert column(table, "ring")["experts"] == ("0.000 [-0.010, 0.010]", 1)
+    assert column(table, "ring")["experts"] == ("0.000 [-0.010, 0.010]", 1)  # apart from [0.04, 0.06]
     assert "n: " not in table.note
 
 
