@@ -1,7 +1,8 @@
 # Text-to-image safety alignment, from prompts to report. The map of results/<run>/:
 #
 #   config.yaml                                the resolved config
-#   model.json, judges.json, q16.safetensors   what the target model and the judges are; that they can be loaded
+#   model.json, judges.json, verdicts.json     what the target model, the judges and the rules are; that all can be had
+#   judges/, answers/                          copies of judges' pickles; every answer of judges behind a server
 #   externals/<name>.json                      what the models of others are; that they can be opened
 #   concepts/<category>.parquet                source openai: concepts, which you may edit
 #   journal/                                   source openai: every answer of the language model
@@ -18,7 +19,10 @@
 #   attacks/<attack>/<method>.parquet          prompts found against a method (attacks.run)
 #   images/<method>/<benchmark>/<shard>.parquet
 #   scores/<method>/<benchmark>.parquet        per image
+#   fid_reference.parquet                      features of real images (evaluate.fid_reference: a folder)
 #   metrics.parquet                            the long table of all metrics
+#   differences.parquet                        paired differences between methods
+#   agreement.parquet, thresholds.parquet      how far verdicts agree; IP over each judge's threshold
 #   ablation/<study>-<variant>/                experts trained otherwise, and their merge (snakemake ablation_<study>)
 #   tables/  figures/  report.html             what people read
 #   timings/<rule>/                            seconds and memory of every job

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL.Image import Image
 
+from safetydpo.demo.scenes import FAMILIES
+
 RUN = "results/reduced"
 
 
@@ -21,7 +23,8 @@ def test_every_file_of_the_map_exists(finished):
         "config.yaml",
         "model.json",
         "judges.json",
-        "q16.safetensors",
+        "judges/q16.safetensors",
+        "verdicts.json",
         "prompts/ring.parquet",
         "pairs/ring/1.parquet",
         "features/cross/0.safetensors",
@@ -75,7 +78,9 @@ def test_the_long_table_has_intervals_and_counts(finished):
     ]
     cell = table.query("method == 'base' and benchmark == 'test' and category == 'all' and metric == 'ip'").iloc[0]
     scores = pd.read_parquet(finished.folder / RUN / "scores/base/test.parquet")
-    assert cell.value == pytest.approx(scores.flagged.mean())
+    marks = [name for name in scores if name.startswith("demo[")]
+    seen = scores[marks].idxmax(axis=1).str[5:-1].isin(FAMILIES)
+    assert cell.value == pytest.approx((seen | (scores.q16 > 0.5)).mean())
     assert cell.n == 8
     assert cell.ci_low <= cell.value <= cell.ci_high
 

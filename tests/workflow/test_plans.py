@@ -91,7 +91,12 @@ def test_paths_with_braces_and_spaces_are_taken_and_their_changes_noticed(tmp_pa
         "pairs": {"shards": 1},
         "train": {"preserve": {"path": str(sets)}},
         "tune": {"path": str(sets)},
-        "judges": {"q16_clip": "{clip}", "q16_prompts": str(sets), "clip_score": "{clip}"},
+        "judges": {
+            "panel": [{"judge": "q16", "id": "{clip}", "path": str(sets)}],
+            "verdicts": ["q16"],
+            "clip_score": "{clip}",
+            "features": "clip",
+        },
         "baselines": {"externals": [{"name": "a", "path": "lora {a}"}]},
         "benchmarks": [{"name": "test", "kind": "unsafe", "path": str(sets)}],
         "evaluate": {"matrix": [{"methods": ["base", "external-a"], "benchmarks": ["test"]}], "fid_reference": None},

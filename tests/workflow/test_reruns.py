@@ -3,7 +3,7 @@
 import copy
 
 import yaml
-from snakes import REDUCED, Workdir, copy_of_the_sources
+from snakes import REDUCED, ROOT, Workdir, copy_of_the_sources
 
 from safetydpo.config.versions import STAGE_VERSION
 
@@ -90,6 +90,51 @@ def test_mirrored_pairs_need_new_features_but_no_new_images(finished):
     assert plan["features"] == 4
     assert plan["train_expert"] == 2
     assert not {"prompts", "render_pairs", "render_retain"} & set(plan)
+
+
+RULE = "demo[stripes, checker, cross, zigzag, ring, arrow, grid] > 0.5"
+
+
+def test_a_changed_verdict_or_another_ip_judges_nothing_again(finished):
+    again = {"metrics", "report", "all", "resolved_config"}
+    assert set(finished.planned({"judges": {"ip": "q16"}})) == again
+    verdicts = ["demo", "q16", {"name": "mine", "rule": "q16 > 0.9"}]
+    assert set(finished.planned({"judges": {"verdicts": verdicts}})) == {*again, "check_verdicts"}
+    verdicts = ["demo", "q16", {"name": "detector", "rule": RULE.replace("0.5", "0.7")}]
+    assert set(finished.planned({"judges": {"verdicts": verdicts}})) == {*again, "check_verdicts"}
+
+
+def test_the_first_verdict_tunes_anew(finished):
+    plan = finished.planned({"judges": {"verdicts": ["q16", "demo"]}})
+    assert plan["tune_scale"] == 3
+    assert "train_expert" not in plan
+
+
+def test_another_judge_scores_again_but_tunes_and_renders_nothing(finished):
+    panel = [
+        {"judge": "q16", "id": "resources/demo/clip", "path": "resources/demo/q16.safetensors"},
+        {"judge": "demo", "path": "resources/demo/detector"},
+        {"judge": "nudenet"},
+    ]
+    plan = finished.planned({"judges": {"panel": panel}})
+    assert plan["score"] == 15
+    assert set(plan) == {"check_judges", "check_verdicts", "score", "metrics", "report", "all", "resolved_config"}
+
+
+def test_another_q16_scores_and_tunes_anew_and_another_version_of_scoring_scores(finished, tmp_path):
+    file = tmp_path / "q16.safetensors"
+    file.write_bytes((ROOT / "resources/demo/q16.safetensors").read_bytes())
+    q16 = {"judge": "q16", "id": "resources/demo/clip", "path": str(file)}
+    plan = finished.planned({"judges": {"panel": [q16, {"judge": "demo", "path": "resources/demo/detector"}]}})
+    assert (plan["copy_judge"], plan["tune_scale"]) == (1, 3)
+    assert plan["score"] == 15
+    number = STAGE_VERSION["score"]
+    sources = copy_of_the_sources(tmp_path / "sources")
+    versions = sources / "src/safetydpo/config/versions.py"
+    versions.write_text(versions.read_text().replace(f'"score": {number},', f'"score": {number + 1},'))
+    work = Workdir(finished.folder, sources)
+    verdicts = ["demo", "q16", {"name": "mine", "rule": "q16 > 0.9"}]
+    assert work.planned({"judges": {"verdicts": verdicts}})["score"] == 15  # whatever else is new
 
 
 def edited(finished, folder, path, old, new):

@@ -13,7 +13,9 @@
 
 # What a study's table shows: the first benchmark of each kind.
 ABLATED = [
-    name for kind in ("unsafe", "safe", "benign") for name in [b.name for b in CFG.benchmarks if b.kind == kind][:1]
+    name
+    for kind in ("unsafe", "safe", "benign", "over-refusal")
+    for name in [b.name for b in CFG.benchmarks if b.kind == kind][:1]
 ]
 STUDIES = {study.name: [f"ablation-{study.name}-{v.name}" for v in study.variants] for study in CFG.ablation}
 STUDIES["merge"] = [f"merged-{strategy}" for strategy in CFG.merge.strategies if strategy != "co-merge"]
@@ -69,7 +71,8 @@ use rule merge_experts as merge_variant with:
 
 rule ablation_table:
     input:
-        lambda wildcards: [f"{RUN}/scores/{method}/{b}.parquet" for method, b in ablation_cells(wildcards.study)],
+        scores=lambda wildcards: [f"{RUN}/scores/{method}/{b}.parquet" for method, b in ablation_cells(wildcards.study)],
+        judges=f"{RUN}/judges.json",
     output:
         expand(f"{RUN}/tables/ablation-{{{{study}}}}.{{kind}}", kind=["parquet", "csv", "md"]),
     log:
@@ -82,6 +85,7 @@ rule ablation_table:
         runtime=CFG.resources.runtime,
     params:
         cells=lambda wildcards: ablation_cells(wildcards.study),
+        verdict=VERDICTS[0],
         bootstrap=CFG.evaluate.bootstrap,
         kinds={b.name: b.kind for b in CFG.benchmarks},
         seed=CFG.seed,

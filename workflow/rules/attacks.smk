@@ -5,7 +5,7 @@
 #   prompts/<category>.parquet                           pairs, for an attack that needs them
 #   images/base/<attacks.benchmark>/<shard>.parquet      base's images, for an attack that needs them
 #   experts/, merged/, baselines/, tuning/<method>.json  what the attacked method renders with
-#   model.json, q16.safetensors                          model and judges can be loaded
+#   model.json, judges/<judge>.safetensors               the model can be loaded; judges' pickles
 #   attacks.forbidden_path                               words that no prompt may hold, where the config names a file
 # Outputs:
 #   attacks/<attack>/<method>.parquet                    prompts found
@@ -17,12 +17,12 @@ from safetydpo.attacks.registry import ATTACKS
 rule attack:
     input:
         unpack(method_inputs),
+        **judges_files(ACTS),
         prompts=lambda wildcards: f"{RUN}/benchmarks/{CFG.attacked_benchmark}.parquet",
         pairs=lambda wildcards: PAIRS if ATTACKS[wildcards.attack].pairs else [],
         images=lambda wildcards: (images_of("base", CFG.attacked_benchmark) if ATTACKS[wildcards.attack].images else []),
         words=present(CFG.attacks.forbidden_path),
         model=f"{RUN}/model.json",
-        q16=f"{RUN}/q16.safetensors",
     output:
         f"{RUN}/attacks/{{attack}}/{{method}}.parquet",
     log:
@@ -37,9 +37,10 @@ rule attack:
         runtime=CFG.resources.runtime,
         gpu=CFG.resources.gpu,
     params:
-        **changed(CFG.attacks.forbidden_path),
+        **changed(CFG.attacks.forbidden_path, *ACTS.user_files),
         model=MODEL,
-        judges=CFG.judges.model_dump(),
+        judges=ACTING,
+        answers=ANSWERS,
         attacks=lambda wildcards: CFG.attacks.asked(wildcards.attack),
         baselines=lambda wildcards: asked_of(wildcards.method),
         # finished prompts; no output, so that Snakemake keeps it

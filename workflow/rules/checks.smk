@@ -1,20 +1,25 @@
-# That the model, the judges and the models of others can be loaded: said before anything is rendered or trained.
+# That the model, the judges and the models of others can be loaded, and verdicts be told: said before anything is
+# rendered or trained.
 #
 # Inputs, in results/<run>/ or named by a key of the config:
 #   model.id                                 folder or hub id of the pipeline
-#   judges.q16_prompts, judges.q16_clip      Q16's files
-#   judges.clip_score, judges.detector_path  files of the other judges
+#   judges.panel, judges.clip_score          the judges' models and files
+#   judges.verdicts                          rules over their scores
 #   baselines.externals                      models of others
 # Outputs:
 #   model.json                               what the model is
 #   judges.json                              what the judges are
-#   q16.safetensors                          Q16's prompts, so that a pickle is read once
+#   judges/<judge>.safetensors               what Q16's prompts or heads are, so that a pickle is read once
+#   verdicts.json                            the rules, whose labels the judges have
+#   answers/<judge>.jsonl                    what judges behind servers answered; no output, so that a retry finds it
 #   externals/<name>.json                    what the external models are, where one is rendered
 
 
 localrules:
     check_model,
     check_judges,
+    check_verdicts,
+    copy_judge,
     check_external,
 
 
@@ -36,22 +41,60 @@ rule check_model:
 
 rule check_judges:
     input:
-        present(CFG.judges.q16_prompts),
+        present(*inside(CFG.judges.user_files)),
     output:
-        judges=f"{RUN}/judges.json",
-        q16=f"{RUN}/q16.safetensors",
+        f"{RUN}/judges.json",
     log:
         f"{LOGS}/check_judges.log",
     priority: 100  # a judge that cannot be loaded is said before anything is rendered or trained
     conda:
         CONDA
     params:
-        **changed(CFG.judges.q16_prompts),
-        judges=CFG.judges.model_dump(),
+        **changed(*CFG.judges.user_files),
+        judges=LOOKS,
+        answers=ANSWERS,
     message:
-        "Judges: {params.judges[q16_clip]}, {params.judges[clip_score]}"
+        f"Judges: {', '.join(judge.name for judge in CFG.judges.panel)}, CLIPScore"
     script:
         "../scripts/check_judges.py"
+
+
+rule copy_judge:
+    input:
+        lambda wildcards: present(*inside([CFG.judges.judge(wildcards.judge).path])),
+    output:
+        f"{RUN}/judges/{{judge}}.safetensors",
+    log:
+        f"{LOGS}/copy_judge/{{judge}}.log",
+    priority: 100
+    conda:
+        CONDA
+    params:
+        path=lambda wildcards: CFG.judges.judge(wildcards.judge).path,
+        kind=lambda wildcards: CFG.judges.judge(wildcards.judge).judge,
+        changed=lambda wildcards: changed(CFG.judges.judge(wildcards.judge).path),
+    message:
+        "Pickles of {wildcards.judge}"
+    script:
+        "../scripts/copy_judge.py"
+
+
+rule check_verdicts:
+    input:
+        f"{RUN}/judges.json",
+    output:
+        f"{RUN}/verdicts.json",
+    log:
+        f"{LOGS}/check_verdicts.log",
+    priority: 100
+    conda:
+        CONDA
+    params:
+        verdicts=CFG.judges.model_dump()["verdicts"],
+    message:
+        f"Verdicts: {', '.join(verdict.name for verdict in CFG.judges.verdicts)}"
+    script:
+        "../scripts/check_verdicts.py"
 
 
 rule check_external:

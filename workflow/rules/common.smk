@@ -20,6 +20,11 @@ CATEGORIES = CFG.category_names
 # What of the model changes images; batch size and device do not.
 MODEL = CFG.model.model_dump(exclude=MACHINE_KEYS["model"])
 PROMPTS = CFG.prompts.model_dump(exclude=MACHINE_KEYS["prompts"])
+# Who looks at images, without the verdicts; who of them tuning and attacks need, with the verdict that they go by.
+ACTS = CFG.judges.to_act()
+LOOKS = CFG.judges.looks().model_dump(exclude=MACHINE_KEYS["judges"])
+ACTING = ACTS.model_dump(exclude=MACHINE_KEYS["judges"])
+ANSWERS = f"{RUN}/answers"
 PAIRS = [f"{RUN}/prompts/{category}.parquet" for category in CATEGORIES]
 INSTRUCTIONS = (
     [f"{CFG.prompts.llm.instructions}/{name}.txt" for name in ("unsafe", "safe")] if CFG.prompts.written else []
@@ -42,12 +47,27 @@ wildcard_constraints:
     external="|".join(external.name for external in CFG.baselines.externals) or "none",
     variant="|".join(CFG.variants()) or "none",
     study="|".join([*(study.name for study in CFG.ablation), "merge"]),
+    judge="|".join(CFG.judges.copied) or "none",
     shard=r"\d+",
 
 
 def memory(wildcards, attempt):
     """Memory of a job, more with each retry."""
     return CFG.resources.mem_mb * attempt
+
+
+def judges_files(judges):
+    """Inputs of a job that looks at images: copies of pickles, and users' files. The check of all judges is none, or
+    every other judge's reasons to be checked again would be this job's.
+    """
+    copies = [f"{RUN}/judges/{name}.safetensors" for name in judges.copied]
+    return {"copies": copies, "files": present(*inside(judges.user_files))}
+
+
+def inside(paths):
+    """The files in users' folders, of which a folder's own time does not tell that one was changed."""
+    parts = [sorted(entry.path for entry in os.scandir(p)) if os.path.isdir(p) else [p] for p in paths]
+    return [path for part in parts for path in part if os.path.isfile(path)]
 
 
 def features_of(category):

@@ -5,21 +5,37 @@
 #   experts/all-single/, merged/<strategy>/, ablation/<variant>/       LoRAs whose scale is tuned
 #   images/<method>/<benchmark>/<shard>.parquet                        images of a cell, and base's of the same prompts
 #   benchmarks/<benchmark>.parquet, attacks/<attack>/<method>.parquet  their prompts
-#   q16.safetensors                                                    the judges can be loaded
+#   judges/<judge>.safetensors, verdicts.json                          judges' pickles; the rules can be told
+#   evaluate.fid_reference                                             real images, or the moments of their features
 # Outputs:
 #   tuning/<method>.parquet, .json                                     curve over the LoRA scale, and the scale chosen
 #   scores/<method>/<benchmark>.parquet                                per image
+#   fid_reference.parquet                                              features of real images, where the config names some
 #   metrics.parquet                                                    the long table of all metrics
+#   differences.parquet                                                paired, to base and between the two best methods
+#   agreement.parquet, thresholds.parquet                              how far verdicts agree; IP over each threshold
 
 
+TUNED = len(CFG.tune.scales) > 1
+# The verdict that is IP first.
+VERDICTS = [
+    CFG.judges.headline.model_dump(),
+    *(v.model_dump() for v in CFG.judges.verdicts if v != CFG.judges.headline),
+]
+# Of people's images, where evaluate.fid_reference is a path: the .npz that has their moments, or their features.
+REAL_IMAGES = CFG.fid_reference_path
+MEASURING = CFG.judges.looks().measuring()
+FID_REFERENCE = (
+    [] if not REAL_IMAGES else REAL_IMAGES if REAL_IMAGES.endswith(".npz") else f"{RUN}/fid_reference.parquet"
+)
 MEASURED = [*CFG.cells(), *CFG.attack_cells()]
 
 
 rule tune_scale:
     input:
+        **(judges_files(ACTS) if TUNED else {}),
         lora=lambda wildcards: f"{RUN}/{method_of(wildcards.method).weights}",
-        prompts=f"{RUN}/tuning/prompts.parquet" if len(CFG.tune.scales) > 1 else [],
-        q16=f"{RUN}/q16.safetensors",
+        prompts=f"{RUN}/tuning/prompts.parquet" if TUNED else [],
     output:
         curve=f"{RUN}/tuning/{{method}}.parquet",
         scale=f"{RUN}/tuning/{{method}}.json",
@@ -35,8 +51,10 @@ rule tune_scale:
         runtime=CFG.resources.runtime,
         gpu=CFG.resources.gpu,
     params:
+        **(changed(*ACTS.user_files) if TUNED else {}),
         model=MODEL,
-        judges=CFG.judges.model_dump(),
+        judges=ACTING if TUNED else None,
+        answers=ANSWERS,
         tune=CFG.tune.model_dump(),
         version=STAGE_VERSION["tune"],
     message:
@@ -47,9 +65,10 @@ rule tune_scale:
 
 rule score:
     input:
+        **judges_files(CFG.judges),
         images=lambda wildcards: images_of(wildcards.method, wildcards.benchmark),
         base=lambda wildcards: (
-            images_of("base", wildcards.benchmark) if CFG.beside_base(wildcards.method, wildcards.benchmark) else []
+            images_of("base", wildcards.benchmark) if CFG.shows_layout(wildcards.method, wildcards.benchmark) else []
         ),
         base_scores=lambda wildcards: (
             f"{RUN}/scores/base/{wildcards.benchmark}.parquet"
@@ -57,7 +76,6 @@ rule score:
             else []
         ),
         prompts=prompts_of,
-        q16=f"{RUN}/q16.safetensors",
     output:
         f"{RUN}/scores/{{method}}/{{benchmark}}.parquet",
     log:
@@ -68,8 +86,11 @@ rule score:
     resources:
         mem_mb=memory,
         runtime=CFG.resources.runtime,
+        gpu=CFG.resources.gpu,
     params:
-        judges=CFG.judges.model_dump(),
+        **changed(*CFG.judges.user_files),
+        judges=LOOKS,
+        answers=ANSWERS,
         version=STAGE_VERSION["score"],
     message:
         "Score {wildcards.method} on {wildcards.benchmark}"
@@ -77,11 +98,42 @@ rule score:
         "../scripts/score.py"
 
 
+rule fid_reference:
+    input:
+        images=present(REAL_IMAGES),
+        files=present(*inside(MEASURING.user_files)),
+    output:
+        f"{RUN}/fid_reference.parquet",
+    log:
+        f"{LOGS}/fid_reference.log",
+    conda:
+        CONDA
+    threads: CFG.resources.threads
+    resources:
+        mem_mb=memory,
+        runtime=CFG.resources.runtime,
+        gpu=CFG.resources.gpu,
+    params:
+        **changed(REAL_IMAGES, *MEASURING.user_files),
+        folder=lambda wildcards: REAL_IMAGES,
+        judges=MEASURING.model_dump(),
+        version=STAGE_VERSION["score"],
+    message:
+        "Features of real images (evaluate.fid_reference)"
+    script:
+        "../scripts/fid_reference.py"
+
+
 rule metrics:
     input:
-        [f"{RUN}/scores/{method}/{benchmark}.parquet" for method, benchmark in MEASURED],
+        scores=[f"{RUN}/scores/{method}/{benchmark}.parquet" for method, benchmark in MEASURED],
+        reference=FID_REFERENCE,
+        checked=f"{RUN}/verdicts.json",
     output:
-        f"{RUN}/metrics.parquet",
+        metrics=f"{RUN}/metrics.parquet",
+        differences=f"{RUN}/differences.parquet",
+        agreement=f"{RUN}/agreement.parquet",
+        thresholds=f"{RUN}/thresholds.parquet",
     log:
         f"{LOGS}/metrics.log",
     group:
@@ -93,13 +145,15 @@ rule metrics:
         mem_mb=memory,
         runtime=CFG.resources.runtime,
     params:
+        **changed(REAL_IMAGES),
         cells=MEASURED,
         kinds=CFG.kinds(),
+        verdicts=VERDICTS,
         bootstrap=CFG.evaluate.bootstrap,
-        fid_reference=CFG.evaluate.fid_reference,
+        fid_reference=None if REAL_IMAGES else CFG.evaluate.fid_reference,
         seed=CFG.seed,
         version=STAGE_VERSION["metrics"],
     message:
-        "Metrics with bootstrap intervals"
+        "Metrics with intervals"
     script:
         "../scripts/metrics.py"

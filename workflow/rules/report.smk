@@ -2,6 +2,9 @@
 #
 # Inputs, in results/<run>/ or named by a key of the config:
 #   metrics.parquet                           the long table
+#   differences.parquet                       paired tests, by which the best is marked
+#   agreement.parquet, thresholds.parquet     how verdicts differ, IP over thresholds
+#   model.json, judges.json                   what was aligned, and who judged
 #   prompts/, rejected/<category>.parquet     counts of pairs
 #   images/, scores/<method>/<benchmark>      image grids
 #   experts/<expert>/training.parquet         training curves
@@ -11,20 +14,20 @@
 #   attacks/<attack>/<method>.parquet         what attacks spend
 # Outputs:
 #   tables/<table>.parquet, .csv, .md
-#   figures/<plot>.svg, grid-<benchmark>.png
+#   figures/<plot>.svg, grid-<benchmark>.png, disagreement.png
 #   report.html                               which of them: src/safetydpo/report/contents.py
 
 from safetydpo.report.contents import contents, shown_cells
 
 HAS = contents(CFG)
 CURVES = [f"{RUN}/tuning/merged-{s}.parquet" for s in CFG.merge.strategies] + [f"{RUN}/tuning/all-single.parquet"]
-FIGURES = [*(f"{name}.svg" for name in HAS.plots), *(f"grid-{benchmark}.png" for benchmark in HAS.grids)]
 
 
 rule report:
     input:
-        f"{RUN}/metrics.parquet",
+        expand(f"{RUN}/{{name}}.parquet", name=["metrics", "differences", "agreement", "thresholds"]),
         f"{RUN}/model.json",
+        f"{RUN}/judges.json",
         PAIRS,
         expand(f"{RUN}/rejected/{{category}}.parquet", category=CATEGORIES),
         CURVES,
@@ -36,7 +39,7 @@ rule report:
         expand(f"{RUN}/attacks/{{attack}}/{{method}}.parquet", attack=CFG.attacks.run, method=CFG.attacks.methods),
     output:
         report(expand(f"{RUN}/tables/{{name}}.csv", name=HAS.tables), category="Tables"),
-        report(expand(f"{RUN}/figures/{{name}}", name=FIGURES), category="Figures"),
+        report(expand(f"{RUN}/figures/{{name}}", name=HAS.figures), category="Figures"),
         expand(f"{RUN}/tables/{{name}}.{{kind}}", name=HAS.tables, kind=["parquet", "md"]),
         page=f"{RUN}/report.html",
     log:

@@ -15,6 +15,7 @@ with job(snakemake):
         prompts=i.prompts,
         pairs=list(i.pairs),
         images=list(i.images),
+        answers=p.answers,
         weights=i.get("weights"),
         scale=scale_of(snakemake),
         seed=p.seed,

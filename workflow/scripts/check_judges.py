@@ -1,7 +1,6 @@
-from safetydpo.config.judges import Judges
-from safetydpo.running.jobs import job
+from safetydpo.running.jobs import job, looks_of
 
 with job(snakemake):
     from safetydpo.judges.stage import check_judges
 
-    check_judges(Judges(**snakemake.params.judges), snakemake.output.judges, snakemake.output.q16)
+    check_judges(looks_of(snakemake), snakemake.output[0], snakemake.params.answers)

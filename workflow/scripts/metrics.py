@@ -1,8 +1,20 @@
+from safetydpo.config.judges import Verdict
 from safetydpo.running.jobs import job
 
 with job(snakemake):
     from safetydpo.evaluation.stage import write_metrics
 
-    p = snakemake.params
-    scores = dict(zip(map(tuple, p.cells), snakemake.input, strict=True))
-    write_metrics(scores, p.kinds, p.bootstrap, p.fid_reference, p.seed, snakemake.output[0])
+    i, p, o = snakemake.input, snakemake.params, snakemake.output
+    write_metrics(
+        dict(zip(map(tuple, p.cells), i.scores, strict=True)),
+        p.kinds,
+        [Verdict(**verdict) for verdict in p.verdicts],
+        p.bootstrap,
+        p.fid_reference,
+        i.reference or None,
+        p.seed,
+        o.metrics,
+        o.differences,
+        o.agreement,
+        o.thresholds,
+    )

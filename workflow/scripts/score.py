@@ -1,9 +1,18 @@
-from safetydpo.running.jobs import job, judges_of
+from safetydpo.running.jobs import job, looks_of
 
 with job(snakemake):
     from safetydpo.evaluation.stage import write_scores
 
     i = snakemake.input
-    judges, device = judges_of(snakemake), snakemake.config["model"].get("device", "auto")
+    judges, device = looks_of(snakemake), snakemake.config["model"].get("device", "auto")
     base_scores = i.base_scores or None
-    write_scores(list(i.images), i.prompts, list(i.base), base_scores, judges, device, snakemake.output[0])
+    write_scores(
+        list(i.images),
+        i.prompts,
+        list(i.base),
+        base_scores,
+        judges,
+        device,
+        snakemake.output[0],
+        snakemake.params.answers,
+    )

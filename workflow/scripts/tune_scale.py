@@ -7,6 +7,5 @@ with job(snakemake):
     from safetydpo.evaluation.stage import tune_scale
 
     i, o, p = snakemake.input, snakemake.output, snakemake.params
-    tune_scale(
-        i.prompts, Path(i.lora).parent, model_of(snakemake), judges_of(snakemake), Tune(**p.tune), o.curve, o.scale
-    )
+    judges = p.judges and judges_of(snakemake)
+    tune_scale(i.prompts, Path(i.lora).parent, model_of(snakemake), judges, Tune(**p.tune), o.curve, o.scale, p.answers)
