@@ -8,6 +8,8 @@ import pytest
 from snakes import ROOT
 
 from safetydpo.attacks.registry import BUDGETED
+from safetydpo.evaluation.registry import measure
+from safetydpo.judges.registry import CONVENTIONS, JUDGES
 from safetydpo.report.tables import FIRST_UNSAFE, SHOWN
 
 DOCUMENTS = sorted(p.relative_to(ROOT).as_posix() for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
@@ -32,9 +34,16 @@ def test_links_lead_to_files_and_headings(name):
     assert lost == []
 
 
+def test_every_judge_and_convention_is_explained_in_one_place():
+    text = (ROOT / "docs/judges.md").read_text()
+    conventions, judges = text.split("## Conventions")[1].split("## Judges")
+    assert dict(re.findall(r"^\| \*\*(.+?)\*\* \| `(.+?)` \|", conventions, re.MULTILINE)) == CONVENTIONS
+    assert set(re.findall(r"^\| \*\*(.+?)\*\* \|", judges, re.MULTILINE)) == set(JUDGES)
+
+
 def test_every_measure_and_attack_is_explained_in_one_place():
     rows = [line for line in (ROOT / "docs/measures.md").read_text().splitlines() if line.startswith("| **")]
     bold = [re.findall(r"\*\*(.+?)\*\*", row.split("|")[1])[0] for row in rows]
     explained = {name.lower().replace("-", "") for names in bold for name in names.split(", ")}
-    shown = {label.lower() for _, label, *_ in chain(*SHOWN.values(), FIRST_UNSAFE)}
+    shown = {measure(metric).label.lower() for metric in chain(*SHOWN.values(), FIRST_UNSAFE)}
     assert shown | {attack.replace("-", "") for attack in BUDGETED} <= explained
