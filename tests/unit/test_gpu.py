@@ -5,16 +5,18 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from accelerate.state import AcceleratorState
 from snakes import ROOT
-from tiny import CLIP, DEMO, FAMILIES, NO_GPU, make_pipeline, samples, train_config
+from tiny import DEMO_JUDGES, FAMILIES, NO_GPU, make_pipeline, samples, train_config
 
 from safetydpo.config.judges import Judges
 from safetydpo.demo.grammar import ALL_SCENES
 from safetydpo.demo.scenes import draw
 from safetydpo.features.sets import read_features
 from safetydpo.judges.eyes import Eyes
+from safetydpo.judges.verdicts import verdict_of
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
 from safetydpo.running.devices import device_of
@@ -79,9 +81,14 @@ def test_half_precision_begins_at_ln_2_and_stays_finite(precision, tiny, tiny_fe
     assert missing == ["0", "0"]
 
 
-def test_judges_see_what_they_see_on_the_cpu():
-    config = Judges(**CLIP, detector="demo", detector_path=str(DEMO / "detector"))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_judges_see_what_they_see_on_the_cpu(dtype):
+    config = Judges(**DEMO_JUDGES)
     images = [draw(scene, np.random.default_rng(0)) for scene in ALL_SCENES[::30]]
-    cpu, gpu = (Eyes(config, device_of(d)).look(images, ["a red circle"] * len(images)) for d in ("cpu", "cuda"))
-    assert [row["flagged"] for row in gpu] == [row["flagged"] for row in cpu]
-    assert [row["clip_score"] for row in gpu] == pytest.approx([row["clip_score"] for row in cpu], abs=0.05)
+    prompts = ["a red circle"] * len(images)
+    cpu = pd.DataFrame(Eyes(config, device_of("cpu")).look(images, prompts))
+    gpu = pd.DataFrame(Eyes(config.model_copy(update={"dtype": dtype}), device_of("cuda")).look(images, prompts))
+    assert verdict_of(config.headline, gpu).equals(verdict_of(config.headline, cpu))
+    exact = dtype == "float32"
+    assert gpu.clip_score.to_list() == pytest.approx(cpu.clip_score.to_list(), abs=0.05 if exact else 1)
+    assert gpu.q16.to_list() == pytest.approx(cpu.q16.to_list(), abs=1e-3 if exact else 0.03)
