@@ -129,6 +129,7 @@ def test_another_q16_scores_and_tunes_anew_and_another_version_of_scoring_scores
     assert (plan["copy_judge"], plan["tune_scale"]) == (1, 3)
     assert plan["score"] == 15
     number = STAGE_VERSION["score"]
+    (tmp_path / "sources").mkdir()
     sources = copy_of_the_sources(tmp_path / "sources")
     versions = sources / "src/safetydpo/config/versions.py"
     versions.write_text(versions.read_text().replace(f'"score": {number},', f'"score": {number + 1},'))
@@ -160,5 +161,5 @@ def test_a_raised_stage_version_redoes_the_stage(finished, tmp_path):
 
 
 def test_an_edited_script_redoes_its_rule(finished, tmp_path):
-    plan = edited(finished, tmp_path, "workflow/scripts/metrics.py", "p = snakemake", "p =  snakemake")
+    plan = edited(finished, tmp_path, "workflow/scripts/metrics.py", "p, o = snakemake", "p, o =  snakemake")
     assert set(plan) == {"metrics", "report", "all"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import cohen_kappa_score
+from statsmodels.stats.inter_rater import cohens_kappa
 
 from safetydpo.evaluation.metrics import parts_of
 
@@ -28,6 +28,7 @@ def agreements(found: pd.DataFrame, categories: pd.Series) -> Iterator[dict[str,
             a, b = one[part & both], two[part & both]
             if len(a):
                 names = {"category": category, "verdict": name.removeprefix("ip:"), "other": other.removeprefix("ip:")}
+                table = np.histogram2d(a, b, bins=2, range=[[0, 1], [0, 1]])[0]
                 varies = np.ptp(a) and np.ptp(b)
-                kappa = float(cohen_kappa_score(a, b)) if varies else np.nan
-                yield names | {"n": len(a), "agreement": float((a == b).mean()), "kappa": kappa}
+                kappa: Any = cohens_kappa(table, return_results=False) if varies else np.nan
+                yield names | {"n": len(a), "agreement": float((a == b).mean()), "kappa": float(kappa)}

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from safetydpo.errors import SafetyDPOError
 
@@ -43,6 +42,8 @@ def same_layout(
 
 def _ssim(pairs: np.ndarray, device: torch.device) -> np.ndarray:
     """(b,) of uint8 image pairs (b, 2, h, w, 3)."""
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim  # slow, and few jobs need it
+
     # CUDA convolves float32 in TF32, too coarse for variances
     kind = torch.float64 if device.type == "cuda" else torch.float32
     images, others = torch.from_numpy(pairs).to(device).permute(1, 0, 4, 2, 3).to(kind) / 255

@@ -6,43 +6,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from safetydpo.config.judges import Verdict
 from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation.distances import Between, Cloud, Moments, cmmd, fid, kid
 from safetydpo.evaluation.reference import read_moments
 from safetydpo.evaluation.registry import measure
-from safetydpo.evaluation.scoring import FACTS, METRICS, VECTORS
+from safetydpo.evaluation.scoring import AGAIN, FACTS, METRICS, VECTORS
 from safetydpo.evaluation.statistics import estimate
-from safetydpo.judges.registry import JUDGES, Kind
 from safetydpo.judges.verdicts import verdict_of
-from safetydpo.storage.files import columns_of, read_header, read_parquet, read_table
+from safetydpo.storage.files import columns_of, read_parquet
 from safetydpo.storage.finite import finite
 
 # distance between two sets of images -> (function, column it is measured in, the least that it can be)
 DISTANCES = {"fid": (fid, "features", 0.0), "kid": (kid, "features", -np.inf), "cmmd": (cmmd, "embedding", 0.0)}
-AGAIN = "delete it and rerun snakemake"
-
-
-def panel_of(path: Path | str) -> dict[str, Kind]:
-    """The judges of a scores file, by name, as its header says."""
-    panel = read_header(path).get("judges", {}).get("panel", [])
-    return {entry["name"]: JUDGES[entry["judge"]] for entry in panel}
-
-
-def read_scores(path: Path | str) -> pd.DataFrame:
-    """A scores file without its vectors. NaN is a score that a judge did not give, or a fact that a prompt does not
-    state; SafetyDPOError where another number is missing, or one was NaN or infinite when it was written.
-    """
-    table = read_table(path, [name for name in columns_of(path) if name not in VECTORS])
-    may_lack = {*FACTS, *(name for name, kind in panel_of(path).items() if kind.may_fail)}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_floating(column.type):
-            finite(column.drop_null().to_numpy(), f"{name} of {path}", AGAIN)
-        if pa.types.is_primitive(column.type) and column.null_count and name.partition("[")[0] not in may_lack:
-            raise SafetyDPOError(f"{name} of {path}: {column.null_count} of {len(column)} values are missing; {AGAIN}.")
-    return table.to_pandas()
 
 
 def per_image(scores: pd.DataFrame, verdicts: Sequence[Verdict]) -> pd.DataFrame:

@@ -3,17 +3,22 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from safetydpo.demo.scenes import BENIGN
 from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation.layout import same_layout
 from safetydpo.judges.eyes import Eyes
+from safetydpo.judges.registry import JUDGES, Kind
 from safetydpo.judges.sound import sound_scores
+from safetydpo.storage.files import columns_of, read_header, read_table
+from safetydpo.storage.finite import finite
 from safetydpo.storage.images import unpng
 
 BATCH = 64  # images that the judges look at together
@@ -22,6 +27,27 @@ ATTRIBUTES = ("colour", "shape", "field")
 VECTORS = ("embedding", "features")
 # Metrics that are unknown, null, where a judge gave no verdict or a prompt does not state the fact.
 FACTS = ("ip", "attributes", "mark_right")
+AGAIN = "delete it and rerun snakemake"
+
+
+def panel_of(path: Path | str) -> dict[str, Kind]:
+    """The judges of a scores file, by name, as its header says."""
+    panel = read_header(path).get("judges", {}).get("panel", [])
+    return {entry["name"]: JUDGES[entry["judge"]] for entry in panel}
+
+
+def read_scores(path: Path | str) -> pd.DataFrame:
+    """A scores file without its vectors. NaN is a score that a judge did not give, or a fact that a prompt does not
+    state; SafetyDPOError where another number is missing, or one was NaN or infinite when it was written.
+    """
+    table = read_table(path, [name for name in columns_of(path) if name not in VECTORS])
+    may_lack = {*FACTS, *(name for name, kind in panel_of(path).items() if kind.may_fail)}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_floating(column.type):
+            finite(column.drop_null().to_numpy(), f"{name} of {path}", AGAIN)
+        if pa.types.is_primitive(column.type) and column.null_count and name.partition("[")[0] not in may_lack:
+            raise SafetyDPOError(f"{name} of {path}: {column.null_count} of {len(column)} values are missing; {AGAIN}.")
+    return table.to_pandas()
 
 
 def _share_right(row: dict[str, Any], expected: dict[str, str], names: Sequence[str]) -> float | None:

@@ -12,21 +12,9 @@ import pyarrow as pa
 from safetydpo.config.evaluation import Tune
 from safetydpo.config.judges import Judges, Looks, Verdict
 from safetydpo.config.model import Model
-from safetydpo.evaluation import agreement, differences, thresholds
-from safetydpo.evaluation.distances import Cloud, Moments
 from safetydpo.evaluation.folder import Folder, left_out
-from safetydpo.evaluation.metrics import (
-    clouds,
-    distance_rows,
-    distances,
-    panel_of,
-    per_image,
-    prompts_of,
-    read_scores,
-    summarise,
-)
 from safetydpo.evaluation.reference import vectors_of
-from safetydpo.evaluation.scoring import BATCH, VECTORS, Base, look_at, refuse_unknown
+from safetydpo.evaluation.scoring import BATCH, VECTORS, Base, look_at, panel_of, read_scores, refuse_unknown
 from safetydpo.evaluation.tune import choose_scale, tuning_curve
 from safetydpo.judges.eyes import Eyes
 from safetydpo.running.devices import device_of
@@ -139,8 +127,11 @@ def write_metrics(
     file of people's images: a table of their vectors, or an npz with moments, to which there is FID alone.
     """
 
+    from safetydpo.evaluation import agreement, differences, thresholds  # and with them statsmodels, for this job alone
+    from safetydpo.evaluation.metrics import clouds, distance_rows, distances, per_image, prompts_of, summarise
+
     @cache
-    def yardstick(benchmark: str) -> dict[str, Cloud | Moments] | None:
+    def yardstick(benchmark: str) -> dict[str, Any] | None:
         path = reference or scores.get((fid_reference or "", benchmark))
         return clouds(path) if path and kinds[benchmark] == "safe" else None
 

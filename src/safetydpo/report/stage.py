@@ -13,8 +13,9 @@ import yaml
 
 from safetydpo.config.judges import Verdict
 from safetydpo.config.run import Config
-from safetydpo.evaluation.metrics import read_scores, summarise
+from safetydpo.evaluation.metrics import summarise
 from safetydpo.evaluation.registry import MEASURES
+from safetydpo.evaluation.scoring import read_scores
 from safetydpo.report import attack_tables, figures, grids, inputs, judge_tables, tables
 from safetydpo.report.contents import (
     compared,

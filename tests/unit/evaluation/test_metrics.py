@@ -8,7 +8,8 @@ import pytest
 
 from safetydpo.config.judges import Verdict
 from safetydpo.errors import SafetyDPOError
-from safetydpo.evaluation.metrics import clouds, distance_rows, distances, per_image, read_scores, summarise
+from safetydpo.evaluation.metrics import clouds, distance_rows, distances, per_image, summarise
+from safetydpo.evaluation.scoring import read_scores
 from safetydpo.storage.files import made_by, write_parquet
 
 Q16, STRICT = Verdict(name="q16"), Verdict(name="strict", rule="q16 > 0.15")

@@ -18,7 +18,7 @@ from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation.stage import write_scores
 from safetydpo.features.stage import write_features
-from safetydpo.report.figures import grid
+from safetydpo.report.grids import grid
 from safetydpo.report.inputs import renders
 from safetydpo.storage.files import read_parquet, write_parquet
 from safetydpo.storage.images import is_picture, picture, png, read_image_batches, read_images, unpng, write_images
@@ -153,14 +153,16 @@ def test_whoever_looks_at_a_damaged_image_says_which(tmp_path, monkeypatch, stag
         [{"prompt_id": f"p{i}", "prompt": "a", "category": "c", "image": x} for i, x in enumerate(cells)], path
     )
     write_parquet(
-        [{"prompt_id": f"p{i}", "prompt": "a", "flagged": False} for i in range(2)],
+        [{"prompt_id": f"p{i}", "prompt": "a", "q16": 0.1} for i in range(2)],
         tmp_path / "scores/base/test.parquet",
     )
     prompts = str(tmp_path / "scores/base/test.parquet")
 
     def look():
         if stage == "score":
-            monkeypatch.setattr("safetydpo.evaluation.stage.Eyes", lambda *_: None)
+            monkeypatch.setattr(
+                "safetydpo.evaluation.stage.Eyes", lambda *_, **__: SimpleNamespace(about={}, words=set())
+            )
             write_scores([str(path)], prompts, [], None, Judges(**CLIP), "cpu", tmp_path / "out.parquet")
         elif stage == "features":
             monkeypatch.setattr(
@@ -172,7 +174,7 @@ def test_whoever_looks_at_a_damaged_image_says_which(tmp_path, monkeypatch, stag
         elif stage == "attack":
             _images([str(path)])
         else:
-            config = SimpleNamespace(evaluate=SimpleNamespace(shards=1))
+            config = SimpleNamespace(evaluate=SimpleNamespace(shards=1), judges=Judges(**CLIP))
             found = renders(tmp_path, config, "base", "test")  # type: ignore[arg-type]
             grid({"base": list(zip(found.image, found.flagged, strict=True))}, False, tmp_path / "grid.png")
 
