@@ -24,8 +24,8 @@ def finished(tmp_path_factory) -> Workdir:
     """A finished run of the reduced demo; tests must not change it (copy it)."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    work = Workdir(base / "reduced")
     with FileLock(base / "reduced.lock"):  # the first of pytest's processes makes it, the others wait
+        work = Workdir(base / "reduced")
         done = work.run("--show-failed-logs")
     assert done.returncode == 0, done.stdout
     return work
