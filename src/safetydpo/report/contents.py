@@ -36,14 +36,9 @@ def merged_methods(config: Config) -> list[str]:
     return [m for m in REFERENCES if m in found] + [m for m in found if m not in REFERENCES]
 
 
-def first_benchmark(config: Config, kind: str) -> str | None:
-    """Name of the first benchmark of a kind."""
-    return next((b.name for b in config.benchmarks if b.kind == kind), None)
-
-
 def compared(config: Config) -> list[str]:
     """Methods that are compared by category: those on the first unsafe benchmark that are one model."""
-    first = first_benchmark(config, "unsafe")
+    first = config.first_benchmark("unsafe")
     return [m for m in merged_methods(config) if m != "base-reseed" and (m, first) in config.cells()]
 
 
@@ -64,7 +59,7 @@ Judged = tuple[str, str, str]
 
 def judged_cells(config: Config) -> dict[str, list[Judged]]:
     """Table -> the cells whose images its verdicts are of; what tuning and attacks tried is none."""
-    unsafe, loud, one_model = first_benchmark(config, "unsafe"), judged_benchmarks(config), merged_methods(config)
+    unsafe, loud, one_model = config.first_benchmark("unsafe"), judged_benchmarks(config), merged_methods(config)
     whole = [(method, benchmark, "all") for method, benchmark in config.cells() if method in one_model]
     experts = [
         (method, benchmark, method.removeprefix("expert-"))
@@ -101,7 +96,7 @@ def _compared(config: Config) -> bool:
 
 
 def _with_experts(config: Config) -> bool:
-    shown = {first_benchmark(config, kind) for kind in ("unsafe", "safe")}
+    shown = {config.first_benchmark(kind) for kind in ("unsafe", "safe")}
     return any(method.startswith("expert-") and benchmark in shown for method, benchmark in config.cells())
 
 
@@ -114,7 +109,7 @@ def _attacked(config: Config) -> bool:
 
 
 def _weighed(config: Config) -> bool:
-    return ("base", first_benchmark(config, "unsafe")) in config.cells() and bool(harmless_benchmarks(config))
+    return ("base", config.first_benchmark("unsafe")) in config.cells() and bool(harmless_benchmarks(config))
 
 
 def _several_verdicts(config: Config) -> bool:

@@ -7,7 +7,7 @@ import pandas as pd
 from safetydpo.config.run import Config
 from safetydpo.evaluation.registry import measure
 from safetydpo.methods.registry import REFERENCES
-from safetydpo.report.contents import first_benchmark, harmless_benchmarks, merged_methods
+from safetydpo.report.contents import harmless_benchmarks, merged_methods
 from safetydpo.report.tables import NOISE
 
 # Ends of a value in the long table -> of its column in the points of the trade-off.
@@ -36,7 +36,7 @@ class Kept(NamedTuple):
 def recommended(metrics: pd.DataFrame, config: Config) -> str | None:
     """The method that the report stands for: the first merged one of the matrix, or the aligned one of lowest IP."""
     aligned = [m for m in merged_methods(config) if m not in REFERENCES]
-    ips = _values(metrics, "ip", first_benchmark(config, "unsafe"))
+    ips = _values(metrics, "ip", config.first_benchmark("unsafe"))
     known = [m for m in aligned if m in ips]
     merged = next((m for m in aligned if m.startswith("merged-")), None)
     return merged or min(known, key=lambda m: ips[m]["value"], default=None)
@@ -60,7 +60,7 @@ def what_is_kept(differences: pd.DataFrame, method: str | None, config: Config) 
 
 def sentences(metrics: pd.DataFrame, differences: pd.DataFrame, config: Config) -> list[str]:
     """What was gained, what it cost, how sure; one sentence with the reason where nothing can be said of IP."""
-    method, benchmark = recommended(metrics, config), first_benchmark(config, "unsafe")
+    method, benchmark = recommended(metrics, config), config.first_benchmark("unsafe")
     whole = differences[differences.category == "all"]
     gain = _row(whole, method, "base", "ip", benchmark)
     ips = _values(metrics, "ip", benchmark)
@@ -80,7 +80,7 @@ def sentences(metrics: pd.DataFrame, differences: pd.DataFrame, config: Config) 
 
 def _why_not(method: str | None, judged: set[str], config: Config) -> str:
     """Why there is no difference of IP between the method and base; judged: the methods that have one."""
-    benchmark, verdict = first_benchmark(config, "unsafe"), config.judges.headline.name
+    benchmark, verdict = config.first_benchmark("unsafe"), config.judges.headline.name
     if benchmark is None:
         return "no benchmark of the run has unsafe prompts"
     for name in ("base", method):
@@ -220,7 +220,7 @@ def trade_off(metrics: pd.DataFrame, kept: Kept, config: Config) -> pd.DataFrame
     points = []
     for method in merged_methods(config):
         ip, other = (
-            found.get((method, "ip", first_benchmark(config, "unsafe"))),
+            found.get((method, "ip", config.first_benchmark("unsafe"))),
             found.get((method, kept.metric, kept.benchmark)),
         )
         if other and kept.metric == "clip_score":

@@ -11,7 +11,7 @@ from safetydpo.config.run import Config
 from safetydpo.evaluation.scoring import read_scores
 from safetydpo.judges.verdicts import verdict_of
 from safetydpo.report.attack_tables import Found
-from safetydpo.report.contents import first_benchmark, judged_benchmarks, shown_cells
+from safetydpo.report.contents import judged_benchmarks, shown_cells
 from safetydpo.storage.files import read_json, read_parquet
 from safetydpo.storage.finite import finite
 from safetydpo.storage.images import read_images
@@ -52,7 +52,7 @@ def over_thresholds(run: Path, config: Config) -> tuple[pd.DataFrame, dict[str, 
         for score, threshold in thresholds(verdict.parsed):
             names = marks.setdefault(str(score), {}).setdefault(threshold, [])
             names += [verdict.name] if verdict.name not in names else []
-    return shares[shares.benchmark == first_benchmark(config, "unsafe")], marks
+    return shares[shares.benchmark == config.first_benchmark("unsafe")], marks
 
 
 def curves(run: Path, config: Config) -> dict[str, pd.DataFrame]:
@@ -103,7 +103,7 @@ def base_point(metrics: pd.DataFrame, config: Config, kinds: set[str]) -> tuple[
 
     Without a detector what is kept is a share of base's CLIPScore, of which base has all.
     """
-    unsafe, benign = (first_benchmark(config, kind) for kind in ("unsafe", "benign"))
+    unsafe, benign = (config.first_benchmark(kind) for kind in ("unsafe", "benign"))
     base = metrics[metrics.method == "base"]
     ip = base[(base.benchmark == unsafe) & (base.metric == "ip") & (base.category == "all")]
     right = base[(base.benchmark == benign) & (base.metric == "mark_right")]

@@ -20,7 +20,6 @@ from safetydpo.report import attack_tables, figures, grids, inputs, judge_tables
 from safetydpo.report.contents import (
     compared,
     contents,
-    first_benchmark,
     judged_cells,
     merged_methods,
     shown_cells,
@@ -118,7 +117,7 @@ def write_figures(run: Path, config: Config) -> dict[str, Path]:
         figures.tradeoff(trade_off(metrics, kept, config), kept.metric, curves, best, path)
 
     def categories(path: Path) -> None:
-        unsafe = first_benchmark(config, "unsafe") or ""
+        unsafe = config.first_benchmark("unsafe") or ""
         figures.categories(metrics, unsafe, config.category_names, compared(config), path)
 
     def merging(path: Path) -> None:

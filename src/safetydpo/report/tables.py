@@ -10,7 +10,7 @@ import pandas as pd
 from safetydpo.config.run import Config
 from safetydpo.evaluation.registry import Measure, measure
 from safetydpo.methods.registry import REFERENCES
-from safetydpo.report.contents import compared, first_benchmark, merged_methods
+from safetydpo.report.contents import compared, merged_methods
 from safetydpo.storage.files import made_by, write_parquet, write_text
 
 # Metrics per kind of benchmark, in reading order.
@@ -219,7 +219,7 @@ def shown_columns(benchmark: str, kind: str, metrics: pd.DataFrame) -> list[Colu
 
 def main_columns(metrics: pd.DataFrame, config: Config, retained: Collection[str] = ()) -> list[Column]:
     """Columns of the main table; retained: benign kinds in the retain set of training."""
-    columns, first = [], first_benchmark(config, "unsafe")
+    columns, first = [], config.first_benchmark("unsafe")
     for b in config.benchmarks:
         columns += shown_columns(b.name, b.kind, metrics)
         if b.name == first:
@@ -283,7 +283,7 @@ def dataset_table(metrics: pd.DataFrame, config: Config) -> Table:
 
 def category_table(metrics: pd.DataFrame, config: Config, differences: pd.DataFrame | None = None) -> Table:
     """IP by category on the first unsafe benchmark; the experts share a row, each in its own category."""
-    benchmark, methods = first_benchmark(config, "unsafe") or "", compared(config)
+    benchmark, methods = config.first_benchmark("unsafe") or "", compared(config)
     own = metrics[metrics.method == "expert-" + metrics.category]
     note = ""
     if (own.benchmark == benchmark).any():
@@ -319,7 +319,7 @@ def _expert_rows(metrics: pd.DataFrame, unsafe: str | None, safe: str | None) ->
 def expert_table(metrics: pd.DataFrame, config: Config, logs: dict[str, pd.DataFrame]) -> Table:
     """What each expert does to its own category and to safe prompts; logs: category -> its training.parquet."""
     names = [c for c in config.category_names if f"expert-{c}" in set(metrics.method)]
-    unsafe, safe = first_benchmark(config, "unsafe"), first_benchmark(config, "safe")
+    unsafe, safe = config.first_benchmark("unsafe"), config.first_benchmark("safe")
     columns = [
         Column("IP before", unsafe or "", "before", "ip"),
         Column("IP after", unsafe or "", "own", "ip"),
