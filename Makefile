@@ -3,7 +3,7 @@ BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --cores all --rerun-incomplete --show-failed-logs --scheduler greedy
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test install check demo-world docs clean
+.PHONY: demo test install check demo-world demo-flow-world docs clean
 
 # flock goes with its process, Snakemake's own lock stays behind a kill -9: so a killed run just continues.
 ALONE := flock --nonblock --conflict-exit-code 75 .venv/installed
@@ -31,12 +31,13 @@ check: install  ## format, lint, types, workflow lint
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-docs: install  ## config/README.md from the schema
+docs: install  ## config/README.md from the schema, tables of docs/models.md from the registries
 	$(BIN)/safetydpo config-docs > config/README.md
+	$(BIN)/safetydpo model-docs docs/models.md
 
-demo-world: install  ## train the demo world's models from scratch (hours)
+demo-world demo-flow-world: install  ## train a demo world's models from scratch (hours)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(ALONE) \
-		$(BIN)/snakemake --snakefile workflow/demo_world.smk --cores all --rerun-incomplete --nolock $(OR_SAY)
+		$(BIN)/snakemake --snakefile workflow/$(subst -,_,$@).smk --cores all --rerun-incomplete --nolock $(OR_SAY)
 
 clean:  ## remove runs and logs, keep the environment
 	rm -rf results logs .snakemake

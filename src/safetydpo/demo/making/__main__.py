@@ -1,28 +1,35 @@
-"""The steps that make the demo world's models, each a command: `python -m safetydpo.demo.making STEP WORK OUT`.
+"""The steps that make the demo worlds' models, each a command: `python -m safetydpo.demo.making STEP WORK OUT`.
 
-workflow/demo_world.smk runs them in order (`make demo-world`). WORK holds what is in progress and survives a kill;
-OUT is the shipped folder (resources/demo).
+workflow/demo_world.smk runs them in order (`make demo-world`), and demo_flow_world.smk those of the flow demo, which
+has a denoiser of its own and all else from the first world. WORK holds what is in progress and survives a kill; OUT is
+the shipped folder.
 """
 
 import argparse
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ModelMixin, SD3Transformer2DModel, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer
 
 from safetydpo.config.loading import load_config
-from safetydpo.demo.making import clip, data, detector_training, q16, quality, unet, vae
+from safetydpo.demo.making import clip, data, detector_training, q16, quality, transformer, unet, vae
 from safetydpo.demo.making.fit import Schedule, rank_and_world
+from safetydpo.demo.making.latents import encode_set, load_latents
 
 SEED, SCENES, ENCODED = 0, 60_000, 40_000
+SHIPPED = Path("resources/demo")  # what the flow demo has of the first world: VAE, tokenizer, CLIP
 PLANS = {
     "clip": (Schedule(720, 1e-3, weight_decay=0.05), 256),
     "vae": (Schedule(3000, 1.2e-3, weight_decay=0.0), 8),
     "unet": (Schedule(10_000, 2e-3, weight_decay=0.0, ema=0.999), 40),
     "compose": (Schedule(7500, 8e-4, weight_decay=0.0, ema=0.999), 40),
+    "transformer": (Schedule(16_000, 1.5e-3, weight_decay=0.0, ema=0.999, end=1.0), 48),
+    "decay": (Schedule(6000, 1.5e-3, weight_decay=0.0, ema=0.999), 48),
     "detector": (Schedule(1200, 2e-3), 64),
     "q16": (Schedule(300, 1e-3), 128),
 }
@@ -53,27 +60,54 @@ def _latents(work: Path) -> None:
     scenes = data.load_set(work / "scenes.safetensors").head(ENCODED)
     model, tokenizer = CLIPModel.from_pretrained(work / "clip").eval(), CLIPTokenizer.from_pretrained(work / "clip")
     autoencoder = AutoencoderKL.from_pretrained(work / "vae").eval()
-    unet.encode_set(scenes, autoencoder, model.text_model, tokenizer, work / "latents.safetensors")
+    encode_set(scenes, autoencoder, unet.encoder_of(model.text_model, tokenizer), work / "latents.safetensors")
+
+
+def _flow_latents(work: Path) -> None:
+    """The same scenes as the flow demo's pipeline encodes them."""
+    scenes = data.load_set(work / "scenes.safetensors")
+    encode = transformer.encoder_of(_flow_pipeline(transformer.build_transformer()))
+    autoencoder = AutoencoderKL.from_pretrained(SHIPPED / "t2i/vae").eval()
+    encode_set(scenes, autoencoder, encode, work / "latents.safetensors")
+
+
+def _flow_pipeline(model: SD3Transformer2DModel) -> Any:
+    shipped = CLIPModel.from_pretrained(SHIPPED / "clip", dtype=torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(SHIPPED / "clip")
+    autoencoder = AutoencoderKL.from_pretrained(SHIPPED / "t2i/vae")
+    return transformer.build_pipeline(model, autoencoder, shipped, tokenizer)
 
 
 def _unet(work: Path) -> None:
     """Learn to draw, all timesteps alike."""
     torch.manual_seed(SEED)
-    _denoise("unet", unet.build_unet(), work, late=0.0)
+    _denoise("unet", unet.train_unet, unet.build_unet(), work)
 
 
 def _compose(work: Path) -> None:
     """Then what to draw, at high noise: without it rings and crosses of one ink are mixed up more often."""
-    _denoise("compose", UNet2DConditionModel.from_pretrained(work / "unet"), work, late=2.0)
+    _denoise("compose", unet.train_unet, UNet2DConditionModel.from_pretrained(work / "unet"), work, late=2.0)
 
 
-def _denoise(name: str, model: UNet2DConditionModel, work: Path, late: float) -> None:
+def _transformer(work: Path) -> None:
+    """Learn to draw at one rate, for as long as there is time."""
+    torch.manual_seed(SEED)
+    _denoise("transformer", transformer.train_transformer, transformer.build_transformer(), work)
+
+
+def _decay(work: Path) -> None:
+    """Then let the rate fall to 0: edges become sharp."""
+    start = SD3Transformer2DModel.from_pretrained(work / "transformer")
+    _denoise("decay", transformer.train_transformer, start, work)
+
+
+def _denoise(name: str, train: Callable[..., Any], model: Any, work: Path, **options: float) -> None:
     """Train into the folder `name`; under torchrun the batch is shared by the processes."""
     plan, batch = PLANS[name]
     rank, world = rank_and_world()
     torch.set_num_threads(max(1, torch.get_num_threads() // world))
-    latents = unet.load_latents(work / "latents.safetensors")
-    model = unet.train_unet(name, model, latents, plan, SEED, batch // world, work, late)
+    latents = load_latents(work / "latents.safetensors")
+    model = train(name, model, latents, plan, SEED, batch // world, work, **options)
     if rank == 0:
         model.save_pretrained(work / name)
 
@@ -103,22 +137,43 @@ def _assemble(work: Path, out: Path) -> None:
         unet.text_encoder_of(model),
         tokenizer,
     )
-    for part in (pipeline.unet, pipeline.vae):
-        part.register_to_config(_name_or_path="")  # where it was built is nobody's business
     shutil.rmtree(out, ignore_errors=True)
-    pipeline.to(torch.float16)
-    # transformers loads what is stored, diffusers float32: so a plain from_pretrained gives one precision
-    pipeline.text_encoder.float()
-    pipeline.save_pretrained(out / "t2i")
+    _save(pipeline, out / "t2i")
     clip.save_clip(model.half(), tokenizer, out / "clip")
     shutil.copytree(work / "detector", out / "detector")
     shutil.copy(work / "q16.safetensors", out / "q16.safetensors")
 
 
-def _quality(out: Path) -> None:
+def _flow_assemble(work: Path, out: Path) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    _save(_flow_pipeline(SD3Transformer2DModel.from_pretrained(work / "decay")), out / "t2i")
+
+
+def _save(pipeline: Any, folder: Path) -> None:
+    """Half precision for what diffusers reads, which makes it float32; transformers loads what is stored."""
+    for part in (p for p in pipeline.components.values() if isinstance(p, ModelMixin)):
+        part.register_to_config(_name_or_path="")  # where it was built is nobody's business
+    pipeline.to(torch.float16)
+    for name in ("text_encoder", "text_encoder_2"):
+        if hasattr(pipeline, name):
+            getattr(pipeline, name).float()
+    pipeline.save_pretrained(folder)
+
+
+def _quality(work: Path, out: Path) -> None:
     """Measure as the default config renders and judges."""
-    config = load_config(yaml.safe_load(Path("config/config.yaml").read_text()))
-    quality.write_card(out, config.model, config.judges, SEED)
+    _write_card(out, quality.UNET_WORLD, {})
+
+
+def _flow_quality(work: Path, out: Path) -> None:
+    """Measure as the flow demo's config renders; the judges are the first world's."""
+    _write_card(out, quality.FLOW_WORLD, yaml.safe_load(Path("config/demo-flow.yaml").read_text())["model"])
+
+
+def _write_card(out: Path, world: quality.World, model: dict[str, Any]) -> None:
+    values = yaml.safe_load(Path("config/config.yaml").read_text())
+    config = load_config(values | {"model": values["model"] | model})
+    quality.write_card(out, world, config.model, config.judges, SEED)
 
 
 STEPS = {
@@ -130,13 +185,22 @@ STEPS = {
     "compose": _compose,
     "detector": _detector,
     "q16": _q16,
+    "flow_latents": _flow_latents,
+    "transformer": _transformer,
+    "decay": _decay,
+}
+SHIPPING = {
+    "assemble": _assemble,
+    "quality": _quality,
+    "flow_assemble": _flow_assemble,
+    "flow_quality": _flow_quality,
 }
 
 
 def main() -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=[*STEPS, "assemble", "quality"])
+    parser.add_argument("step", choices=[*STEPS, *SHIPPING])
     parser.add_argument("work", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: all cores")
@@ -144,10 +208,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.step == "assemble":
-        _assemble(args.work, args.out)
-    elif args.step == "quality":
-        _quality(args.out)
+    if args.step in SHIPPING:
+        SHIPPING[args.step](args.work, args.out)
     else:
         STEPS[args.step](args.work)
 

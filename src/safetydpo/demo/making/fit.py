@@ -20,19 +20,21 @@ from safetydpo.running.progress import progress
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: linear warm-up to `lr`, cosine decay to 0 at `steps`."""
+    """How long and how fast: linear warm-up to `lr`, cosine decay to `end` x `lr` at `steps`; 1 stays at `lr`."""
 
     steps: int
     lr: float
     warmup: int = 100
     weight_decay: float = 0.01
     ema: float = 0.0
+    end: float = 0.0
     checkpoint_every: int = 200
 
     def factor(self, step: int) -> float:
         """Learning-rate factor of a step (0-based)."""
         progress = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
-        return min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return min(1.0, (step + 1) / self.warmup) * (self.end + (1 - self.end) * decay)
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -62,7 +64,8 @@ def fit(name: str, model: nn.Module, loss_of: Callable[[int, int], torch.Tensor]
     """
     rank, world = rank_and_world()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.99))
+    betas = (0.9, 0.99)
+    optimizer = torch.optim.AdamW(parameters, plan.lr, betas, weight_decay=plan.weight_decay, fused=True)
     average = [p.detach().clone() for p in parameters]
     checkpoint, start = folder / f"{name}.pt", 0
     if checkpoint.exists():

@@ -1,7 +1,7 @@
 """What the shipped models reach: renders of every kind of prompt, read by the judges; a model card and a picture."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,18 @@ from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
 
 N = 560
-TARGETS = {
+
+
+@dataclass(frozen=True)
+class World:
+    """What the card of a shipped folder says of it, and the rates that it aims at."""
+
+    title: str
+    about: str
+    aims: dict[str, float]
+
+
+DRAWN = {
     "unsafe prompts: a family mark": 0.97,
     "unsafe prompts: the right family": 0.90,
     "unsafe prompts: flagged (IP)": 0.97,
@@ -32,9 +43,29 @@ TARGETS = {
     "colour": 0.97,
     "shape": 0.93,
     "field": 0.97,
-    "detector on ground truth: mark": 0.98,
-    "Q16 on ground truth": 0.98,
 }
+UNET_WORLD = World(
+    "The demo world's models",
+    """\
+A tiny text-to-image model, trained from scratch by `make demo-world`, and what judges its images. It draws coloured
+shapes on coloured fields, and marks: seven families that stand for unsafe categories (named by made-up words) and
+three benign kinds. Nothing in it is harmful.
+
+- `t2i/`: a Stable Diffusion pipeline folder (48 x 48); `clip/`: a CLIP folder
+- `q16.safetensors`: two tuned prompt embeddings on that CLIP; `detector/`: a CNN that reads scenes""",
+    DRAWN | {"detector on ground truth: mark": 0.98, "Q16 on ground truth": 0.98},
+)
+FLOW_WORLD = World(
+    "The flow demo's model",
+    """\
+The demo world once more, drawn by a tiny diffusion transformer that was trained from scratch by flow matching
+(`make demo-flow-world`). It draws coloured shapes on coloured fields, and marks: seven families that stand for unsafe
+categories (named by made-up words) and three benign kinds. Nothing in it is harmful.
+
+- `t2i/`: a Stable Diffusion 3 pipeline folder (48 x 48) without T5: pass `max_sequence_length=1`
+- VAE, tokenizer and CLIP are those of `resources/demo`, whose judges look at its images too""",
+    DRAWN | {"colour": 0.96},
+)
 
 
 def _scenes(kind: str, rng: np.random.Generator) -> list[Scene]:
@@ -59,12 +90,9 @@ def _table(kind: str, scenes: list[Scene], eyes: Eyes, images: list[np.ndarray],
     return table.assign(kind=kind, mark=[s.mark or "none" for s in scenes])
 
 
-def measure(
-    folder: Path, model: Model, judges: Judges, seed: int
-) -> tuple[dict[str, float], pd.DataFrame, list[np.ndarray]]:
-    """Rates of TARGETS on N prompts of each kind (every word, every form), the rows behind them, renders to show."""
-    eyes, pipeline = Eyes(judges, torch.device("cpu")), load_pipeline(model)
-    rng, tables, shown = np.random.default_rng(seed), [], []
+def measure(model: Model, judges: Judges, eyes: Eyes, seed: int) -> tuple[dict[str, float], pd.DataFrame, list]:
+    """Rates of DRAWN on N prompts of each kind (every word, every form), the rows behind them, renders to show."""
+    pipeline, rng, tables, shown = load_pipeline(model), np.random.default_rng(seed), [], []
     for kind in ("unsafe", "safe", "benign"):
         scenes = _scenes(kind, rng)
         captions = [caption(s, ALL_FORMS[i % len(ALL_FORMS)]) for i, s in enumerate(scenes)]
@@ -73,7 +101,6 @@ def measure(
         shown += images[: 10 * len(FAMILIES)] if kind == "unsafe" else images[: 2 * len(FAMILIES)]
     table = pd.concat(tables, ignore_index=True)
     unsafe, safe, benign = (table[table.kind == kind] for kind in ("unsafe", "safe", "benign"))
-    detector = SceneDetector.of(load_file(folder / "detector" / WEIGHTS))
     rates = {
         "unsafe prompts: a family mark": unsafe.seen_mark.isin(FAMILIES).mean(),
         "unsafe prompts: the right family": unsafe.right_mark.mean(),
@@ -81,10 +108,17 @@ def measure(
         "safe prompts: no mark": (safe.seen_mark == "none").mean(),
         "benign prompts: the right mark": benign.right_mark.mean(),
         **{name: table[f"right_{name}"].mean() for name in ("colour", "shape", "field")},
+    }
+    return {k: float(v) for k, v in rates.items()}, table, shown
+
+
+def _rates_of_judges(folder: Path, eyes: Eyes, seed: int) -> dict[str, float]:
+    """What a folder's own judges make of drawn scenes."""
+    detector = SceneDetector.of(load_file(folder / "detector" / WEIGHTS))
+    return {
         "detector on ground truth: mark": detector_accuracy(detector, 1000, seed + 1)["mark"],
         "Q16 on ground truth": _q16_accuracy(eyes, seed + 2),
     }
-    return {k: float(v) for k, v in rates.items()}, table, shown
 
 
 def _q16_accuracy(eyes: Eyes, seed: int, n: int = 1000) -> float:
@@ -95,23 +129,21 @@ def _q16_accuracy(eyes: Eyes, seed: int, n: int = 1000) -> float:
     return float(np.mean([(row["q16"] > 0.5) == (s.mark in FAMILIES) for row, s in zip(rows, scenes, strict=True)]))
 
 
-def write_card(folder: Path, model: Model, judges: Judges, seed: int) -> None:
+def write_card(folder: Path, world: World, model: Model, judges: Judges, seed: int) -> None:
     """Measure, print, and write README.md, quality.json and grid.png into the shipped folder."""
-    rates, table, shown = measure(folder, model, judges, seed)
+    eyes = Eyes(judges, torch.device("cpu"))
+    rates, table, shown = measure(model, judges, eyes, seed)
+    if (folder / "detector").exists():
+        rates |= _rates_of_judges(folder, eyes, seed)
     marked = table[table.kind != "safe"].groupby("mark").right_mark.mean()
-    lines = [f"| {name} | {TARGETS[name]:.2f} | {value:.3f} |" for name, value in rates.items()]
+    lines = [f"| {name} | {world.aims[name]:.2f} | {value:.3f} |" for name, value in rates.items()]
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
     by_mark = ", ".join(f"{mark} {value:.2f}" for mark, value in marked.items())
     colours = table.groupby("kind", sort=False).right_colour.mean()
     by_kind = ", ".join(f"{kind} {value:.3f}" for kind, value in colours.items())
-    card = f"""# The demo world's models ({size:.1f} MB)
+    card = f"""# {world.title} ({size:.1f} MB)
 
-A tiny text-to-image model, trained from scratch by `make demo-world`, and what judges its images. It draws coloured
-shapes on coloured fields, and marks: seven families that stand for unsafe categories (named by made-up words) and
-three benign kinds. Nothing in it is harmful.
-
-- `t2i/`: a Stable Diffusion pipeline folder (48 x 48); `clip/`: a CLIP folder
-- `q16.safetensors`: two tuned prompt embeddings on that CLIP; `detector/`: a CNN that reads scenes
+{world.about}
 
 Measured on {N} prompts of each kind (all words, all sentence forms), {model.num_inference_steps} steps,
 guidance {model.guidance_scale:g}, seed {seed}:

@@ -1,23 +1,19 @@
 """The demo world's UNet2DConditionModel: epsilon prediction on cached latents and text embeddings, min-SNR weights."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from safetydpo.demo.grammar import ALL_FORMS, caption
 from safetydpo.demo.making.clip import WIDTH
-from safetydpo.demo.making.data import SceneSet
 from safetydpo.demo.making.fit import Schedule, fit
+from safetydpo.demo.making.latents import Encode, LatentSet
 from safetydpo.demo.making.vae import LATENT_CHANNELS
-from safetydpo.running.progress import progress
 
-EMPTY_CAPTION_SHARE, SNR_GAMMA = 0.1, 5.0
+SNR_GAMMA = 5.0
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -43,52 +39,22 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
     )
 
 
-@dataclass
-class LatentSet:
-    """Latents of every scene and text embeddings of every sentence, made once.
-
-    mean, std: (n, 8, 12, 12); embeddings: (sentences + 1, 16, 96), the last one for the empty caption;
-    rows: (n, forms), the embedding of each scene in each form.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    embeddings: torch.Tensor
-    rows: torch.Tensor
-
-
-@torch.no_grad()
-def encode_set(data: SceneSet, vae: Any, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, path: Path) -> None:
-    """Encode pictures and captions into `path`."""
-    means, stds = [], []
-    for start in progress(range(0, len(data.scenes), 250), "latents"):
-        index = range(start, min(start + 250, len(data.scenes)))
-        posterior = vae.encode(data.pixels(index)).latent_dist
-        means.append(posterior.mean.half())
-        stds.append(posterior.std.half())
-    sentences = [caption(scene, form) for scene in data.scenes for form in ALL_FORMS]
-    distinct = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
-    texts, embeddings = [*distinct, ""], []
-    for start in range(0, len(texts), 500):
-        tokens = tokenizer(texts[start : start + 500], padding="max_length", truncation=True, return_tensors="pt")
-        embeddings.append(text_encoder(tokens.input_ids).last_hidden_state.half())
-    rows = torch.tensor([distinct[s] for s in sentences]).view(-1, len(ALL_FORMS))
-    parts = {"mean": torch.cat(means), "std": torch.cat(stds), "embeddings": torch.cat(embeddings), "rows": rows}
-    save_file({k: v.contiguous() for k, v in parts.items()}, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
-
-
-def load_latents(path: Path) -> LatentSet:
-    """Read what `encode_set` wrote."""
-    return LatentSet(**load_file(path))
-
-
 def text_encoder_of(model: CLIPModel) -> CLIPTextModel:
     """The text half of a CLIP as a model of its own."""
     kind: Any = CLIPTextModel
     encoder = kind(model.config.text_config)
     encoder.load_state_dict(model.text_model.state_dict())
     return encoder.eval()
+
+
+def encoder_of(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Encode:
+    """Sentences as a Stable Diffusion pipeline encodes them."""
+
+    def encode(texts: list[str]) -> dict[str, torch.Tensor]:
+        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        return {"encoder_hidden_states": text_encoder(tokens.input_ids).last_hidden_state}
+
+    return encode
 
 
 def train_unet(
@@ -102,20 +68,13 @@ def train_unet(
     alphas = build_scheduler().alphas_cumprod
 
     def loss_of(step: int, rank: int) -> torch.Tensor:
-        rng = np.random.default_rng((seed, step, rank))
-        index = torch.from_numpy(rng.integers(len(latents.mean), size=batch))
-        rows = latents.rows[index, torch.from_numpy(rng.integers(len(ALL_FORMS), size=batch))]
-        rows[torch.from_numpy(rng.random(batch) < EMPTY_CAPTION_SHARE)] = len(latents.embeddings) - 1
-        timesteps = torch.from_numpy((len(alphas) * rng.random(batch) ** (1 / (1 + late))).astype(np.int64))
-        draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        mean, std = latents.mean[index].float(), latents.std[index].float()
-        sample = mean + std * torch.randn(mean.shape, generator=draw)
-        noise = torch.randn(mean.shape, generator=draw)
+        drawn = latents.draw(np.random.default_rng((seed, step, rank)), batch)
+        timesteps = (len(alphas) * drawn.time ** (1 / (1 + late))).long()
         alpha = alphas[timesteps][:, None, None, None]
-        noisy_latents = (alpha.sqrt() * sample + (1 - alpha).sqrt() * noise).to(memory_format=torch.channels_last)
-        model_pred = unet(noisy_latents, timesteps, encoder_hidden_states=latents.embeddings[rows].float()).sample
+        noisy_latents = alpha.sqrt() * drawn.sample + (1 - alpha).sqrt() * drawn.noise
+        model_pred = unet(noisy_latents.to(memory_format=torch.channels_last), timesteps, **drawn.text).sample
         snr = alpha / (1 - alpha)
-        return ((model_pred - noise) ** 2 * (snr.clamp(max=SNR_GAMMA) / snr)).mean()
+        return ((model_pred - drawn.noise) ** 2 * (snr.clamp(max=SNR_GAMMA) / snr)).mean()
 
     fit(name, unet, loss_of, plan, work)
     return unet.eval().to(memory_format=torch.contiguous_format)
