@@ -27,6 +27,7 @@ from safetydpo.judges.eyes import Eyes
 from safetydpo.merging.coactivation import Wins, activations, wins_of
 from safetydpo.merging.stage import calibration_inputs
 from safetydpo.merging.strategies import merge, stack
+from safetydpo.models.index import Index
 from safetydpo.models.lora import Factors, load_factors, same_modules, save_factors
 from safetydpo.running.devices import device_of
 from safetydpo.storage.files import read_parquet, write_text
@@ -48,11 +49,12 @@ class Calibration:
     """The experts of a run and their activations, (experts, inputs, out), by module, role and timestep."""
 
     def __init__(self, run: Path, config: Config) -> None:
-        names = config.category_names
-        self.experts: dict[str, Factors] = {name: load_factors(run / "experts" / name) for name in names}
+        names, denoiser = config.category_names, Denoiser(config.model)
+        component = denoiser.family.kind.component
+        self.experts: dict[str, Factors] = {n: load_factors(run / "experts" / n, component) for n in names}
         self.modules = same_modules(self.experts)
         features = {name: [str(p) for p in sorted((run / "features" / name).glob("*.safetensors"))] for name in names}
-        denoiser, experts = Denoiser(config.model), list(self.experts.values())
+        experts = list(self.experts.values())
         self.found: dict[tuple[str, str, int], list[torch.Tensor]] = {}
         for role, timesteps in (("unsafe", sorted({*TIMESTEPS, *TEN})), ("safe", TIMESTEPS)):
             for timestep in timesteps:
@@ -61,7 +63,7 @@ class Calibration:
                 def take(module: str, found: torch.Tensor, key: tuple[str, int] = (role, timestep)) -> None:
                     self.found.setdefault((module, *key), []).append(found)
 
-                with activations(denoiser.unet, experts, self.modules, take):
+                with activations(denoiser.network, experts, self.modules, take):
                     for batch in calibration_inputs(denoiser, features, config.model, asked, config.seed, role):
                         denoiser.predict(batch)
 
@@ -148,7 +150,7 @@ def measure(run: Path, config: Config, name: str, lora: Factors, agreement: floa
     """Tune the scale, then score the run's prompts at it."""
     scales = config.tune.model_copy(update={"scales": WIDE if name == "mean" else config.tune.scales})
     with tempfile.TemporaryDirectory() as folder:
-        save_factors(lora, folder, {})
+        save_factors(lora, folder, Index(config.model).family.kind.component, {})
         curve, chosen = f"{folder}/curve.parquet", f"{folder}/scale.json"
         tune_scale(run / "tuning/prompts.parquet", folder, config.model, config.judges, scales, curve, chosen)
         best = read_parquet(curve).query("chosen").iloc[0]

@@ -1,11 +1,12 @@
 """GPU hours of a whole run, computed: floating point operations of each stage over a throughput that you give.
 
-    python benchmarks/gpu_hours.py                                        SD 1.5 and SDXL, their overlays
+    python benchmarks/gpu_hours.py                                        each large model that has an overlay
     python benchmarks/gpu_hours.py --tflops 180 --config more.yaml        yours
 
-Operations are counted (torch's FlopCounterMode, a multiply-add is two) in one pass of the UNet, the VAE's decoder and
-encoder at the overlay's image size; the overlay says how many passes there are. A backward pass through a frozen UNet
-costs as much as a forward pass. Left out, as small: text encoders, judges, merging, ESD and UCE, loading, the queue.
+Operations are counted (torch's FlopCounterMode, a multiply-add is two) in one pass of the network, the VAE's decoder
+and encoder at the overlay's image size; the overlay says how many passes there are. A backward pass through a frozen
+network costs as much as a forward pass. Left out, as small: text encoders, judges, merging, ESD and UCE, loading, the
+queue.
 
 The throughput is what your GPU sustains: TFLOP of a training step, as printed here, over its seconds in
 `python benchmarks/training.py --model sd15 --device cuda --precision bf16`.
@@ -17,14 +18,17 @@ from typing import Any
 
 import torch
 import yaml
-from random_models import SIZES, unet_of, vae_of
+from random_models import SIZES, network_of, text_of, vae_of
 from snakemake.utils import update_config
 from timing import print_ratios, print_table
 from torch.utils.flop_counter import FlopCounterMode
 
 from safetydpo.config.loading import load_config
+from safetydpo.config.model import Model
 from safetydpo.config.run import Config
 from safetydpo.config.training import Train
+from safetydpo.models.families.family import family_of
+from safetydpo.models.families.registry import FAMILIES, Kind
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 TERA = 1e12
@@ -37,22 +41,32 @@ def counted(function: Any) -> float:
     return counter.get_total_flops() / TERA
 
 
-def passes(name: str) -> dict[str, float]:
-    """TFLOP of one image through each part of the model `name`."""
+def kind_of(name: str) -> Kind:
+    """The family of the model `name`."""
     with torch.device("meta"):
-        unet, vae, size = unet_of(name), vae_of(name), SIZES[name]
-        latents, image = torch.empty(1, 4, size // 8, size // 8), torch.empty(1, 3, size, size)
-        text = torch.empty(1, 77, unet.config.cross_attention_dim)
-        added = {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)} if name == "sdxl" else None
-        step = torch.ones(1, dtype=torch.long)
+        network = type(network_of(name)).__name__
+    return next(kind for kind in FAMILIES if kind.network == network)
+
+
+def passes(name: str, model: Model) -> dict[str, float]:
+    """TFLOP of one image, of the size in `model`, through each part of the model `name`."""
+    family = family_of(kind_of(name))
+    with torch.device("meta"):
+        network, vae = network_of(name), vae_of(name)
+        channels = family.latent_channels(network.config)
+        latents, image = (
+            torch.empty(1, channels, model.height // 8, model.width // 8),
+            torch.empty(1, 3, model.height, model.width),
+        )
+        text, step = text_of(name, model.call.get("max_sequence_length")), torch.ones(1)
         return {
-            "unet": counted(lambda: unet(latents, step, text, added_cond_kwargs=added)),
+            "network": counted(lambda: family.forward(network, latents, step, text, model)),
             "decode": counted(lambda: vae.decode(latents)),
             "encode": counted(lambda: vae.encode(image)),
         }
 
 
-def training(config: Train, unet: float) -> float:
+def training(config: Train, network: float) -> float:
     """TFLOP of a training: winner and loser, adapted and reference forward, backward, and again with checkpointing."""
     passes_an_image = 4 if config.gradient_checkpointing else 3
     return (
@@ -61,15 +75,16 @@ def training(config: Train, unet: float) -> float:
         * config.gradient_accumulation_steps
         * config.gpus
         * 2
-        * (passes_an_image * unet)
+        * (passes_an_image * network)
     )
 
 
-def stages(config: Config, cost: dict[str, float]) -> dict[str, float]:
+def stages(config: Config, cost: dict[str, float], kind: Kind) -> dict[str, float]:
     """TFLOP by stage."""
-    guided = 2 if config.model.guidance_scale > 1 else 1
-    image = config.model.num_inference_steps * guided * cost["unet"] + cost["decode"]
-    sld = config.model.num_inference_steps * (guided + 1) * cost["unet"] + cost["decode"]
+    distilled = "negative-prompt" in kind.refuses  # guidance costs no second pass
+    guided = 2 if config.model.guidance_scale > 1 and not distilled else 1
+    image = config.model.num_inference_steps * guided * cost["network"] + cost["decode"]
+    sld = config.model.num_inference_steps * (guided + 1) * cost["network"] + cost["decode"]
     pairs = config.prompts.pairs * len(config.categories)
     mirrored = 2 if config.train.flip > 0 else 1
     each = {
@@ -79,8 +94,8 @@ def stages(config: Config, cost: dict[str, float]) -> dict[str, float]:
     return {
         "render pairs": 2 * pairs * image,
         "features": 2 * pairs * mirrored * cost["encode"],
-        "experts": len(config.categories) * training(config.train, cost["unet"]),
-        "all-single": training(config.train_of_all_single(), cost["unet"]),
+        "experts": len(config.categories) * training(config.train, cost["network"]),
+        "all-single": training(config.train_of_all_single(), cost["network"]),
         "render benchmarks": sum(
             count * (sld if cell.method.startswith("sld") else image) for cell, count in each.items()
         ),
@@ -97,15 +112,19 @@ def main() -> None:
     parser.add_argument("--config", help="an overlay on top")
     args = parser.parse_args()
     totals = {}
-    for name in SIZES:
+    for name in [name for name in SIZES if (CONFIG / f"{name}.yaml").exists()]:
         values = yaml.safe_load((CONFIG / "config.yaml").read_text())
         for path in [CONFIG / f"{name}.yaml", *([Path(args.config)] if args.config else [])]:
             update_config(values, yaml.safe_load(path.read_text()))
         values["prompts"]["pairs"] = args.pairs // len(values["categories"])
-        config, cost = load_config(values), passes(name)
-        found = stages(config, cost)
-        print(f"\n{name}: " + ", ".join(f"{part} {tflop:.2f} TFLOP" for part, tflop in cost.items()))
-        one = training(config.train.model_copy(update={"steps": 1}), cost["unet"])
+        config = load_config(values)
+        cost = passes(name, config.model)
+        found = stages(config, cost, kind_of(name))
+        print(
+            f"\n{name}, {config.model.height} px: "
+            + ", ".join(f"{part} {tflop:.2f} TFLOP" for part, tflop in cost.items())
+        )
+        one = training(config.train.model_copy(update={"steps": 1}), cost["network"])
         batch = config.train.batch_size * config.train.gradient_accumulation_steps
         print(f"a training step of {batch} pairs: {one:.0f} TFLOP")
         hours = {stage: tflop / args.tflops / 3600 for stage, tflop in found.items()}

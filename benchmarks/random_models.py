@@ -12,37 +12,13 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-)
+from random_texts import CLIP_G, CLIP_L, clip, clip_config, clip_tokenizer
+from random_transformers import LAYERS, TOKENS, condition_of, pipeline_of, transformer_of, vae_16
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPVisionConfig
 
-from safetydpo.demo.making.clip import train_tokenizer
-
-SIZES = {"sd15": 512, "sdxl": 1024}
+# Model -> height and width, pixels, that it was made for.
+SIZES = {"sd15": 512, "sdxl": 1024, **dict.fromkeys(LAYERS, 1024)}
 SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-
-
-def _tokenizer() -> Any:
-    tokenizer = train_tokenizer()
-    tokenizer.model_max_length = 77
-    return tokenizer
-
-
-def _text(width: int, layers: int, heads: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        projection_dim=width,
-        max_position_embeddings=77,
-    )
 
 
 def unet_of(name: str) -> UNet2DConditionModel:
@@ -64,8 +40,23 @@ def unet_of(name: str) -> UNet2DConditionModel:
     )
 
 
+def network_of(name: str) -> Any:
+    """The network of `name`, whole."""
+    return transformer_of(name, LAYERS[name]) if name in LAYERS else unet_of(name)
+
+
+def text_of(name: str, tokens: int | None = None) -> dict[str, torch.Tensor]:
+    """What the network is given of a prompt, empty; tokens: of its language model, where it is not what is usual."""
+    if name in LAYERS:
+        return condition_of(name, tokens or TOKENS[name])
+    pooled = {"text_embeds": torch.empty(1, 1280)} if name == "sdxl" else {}
+    return {"encoder_hidden_states": torch.empty(1, 77, 2048 if name == "sdxl" else 768), **pooled}
+
+
 def vae_of(name: str) -> AutoencoderKL:
     """Its VAE."""
+    if name in LAYERS:
+        return vae_16(name)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -78,8 +69,8 @@ def vae_of(name: str) -> AutoencoderKL:
 def _sd15() -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=vae_of("sd15"),
-        text_encoder=CLIPTextModel(_text(768, 12, 12)),
-        tokenizer=_tokenizer(),
+        text_encoder=clip(CLIP_L, projected=False),
+        tokenizer=clip_tokenizer(),
         unet=unet_of("sd15"),
         scheduler=DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
         safety_checker=None,
@@ -91,20 +82,27 @@ def _sd15() -> StableDiffusionPipeline:
 def _sdxl() -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline(
         vae=vae_of("sdxl"),
-        text_encoder=CLIPTextModel(_text(768, 12, 12)),
-        text_encoder_2=CLIPTextModelWithProjection(_text(1280, 32, 20)),
-        tokenizer=_tokenizer(),
-        tokenizer_2=_tokenizer(),
+        text_encoder=clip(CLIP_L, projected=False),
+        text_encoder_2=clip(CLIP_G, projected=True),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
         unet=unet_of("sdxl"),
         scheduler=EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading", steps_offset=1),
     )
 
 
-def save_random(name: str, folder: Path) -> None:
-    """Save the pipeline `name` (sd15, sdxl) with random weights as safetensors."""
+def save_random(name: str, folder: Path, layers: int | None = None, dtype: torch.dtype = torch.float32) -> None:
+    """Save the pipeline `name` with random weights as safetensors; `layers` cuts the depth of a transformer's."""
     torch.manual_seed(0)
-    pipeline = {"sd15": _sd15, "sdxl": _sdxl}[name]()
-    pipeline.save_pretrained(folder, max_shard_size="20GB")
+    torch.set_default_dtype(dtype)  # the largest would take twice the memory of what is saved
+    try:
+        if name in LAYERS:
+            pipeline = pipeline_of(name, layers or LAYERS[name])
+        else:
+            pipeline = {"sd15": _sd15, "sdxl": _sdxl}[name]()
+        pipeline.save_pretrained(folder, max_shard_size="20GB")
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 # CLIP -> width, layers and heads of image and text encoder, width of embeddings
@@ -122,9 +120,9 @@ def save_random_clip(name: str, folder: Path) -> None:
         num_attention_heads=heads,
         patch_size=14,
     )
-    texts = _text(*text)
+    texts = clip_config(*text)
     CLIPModel(
         CLIPConfig(text_config=texts.to_dict(), vision_config=vision.to_dict(), projection_dim=projection)
     ).save_pretrained(folder)
     CLIPImageProcessorPil().save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    clip_tokenizer().save_pretrained(folder)

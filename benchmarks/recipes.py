@@ -1,0 +1,123 @@
+"""What our training step is compared with: nothing is kept between steps but weights.
+
+`Official` is the published step for Stable Diffusion, re-created. For transformers there is none; `Script` is what one
+would write after diffusers' DreamBooth LoRA examples: the same step with one network, which with its adapters disabled
+is the reference too, and a forward pass for each image.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+from PIL import Image
+
+from safetydpo.config.model import Model
+from safetydpo.config.training import Train
+from safetydpo.models.families.family import Condition
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.prediction import prediction_of
+from safetydpo.training.denoiser import DTYPES, Noised
+from safetydpo.training.losses import dpo_loss, squared_error
+from safetydpo.training.samples import PAIR_ROLES
+
+
+class Official:
+    """Decode both JPEGs, encode them with the VAE, encode the prompt, and ask a second UNet for the reference.
+
+    The pipeline's own calls are made by its family, which knows their arguments.
+    """
+
+    def __init__(self, model: Model, config: Train, folder: Path) -> None:
+        self.model, self.config, self.folder, self.turn = model, config, folder, 0
+        self.pipeline = load_pipeline(model)
+        self.family, self.device = self.pipeline.family, self.pipeline.device
+        self.reference: Any = self.family.network(self.pipeline).requires_grad_(False)
+        self.policy = self._policy()
+        targets = config.target_modules or list(self.family.kind.targets)
+        self.policy.add_adapter(
+            LoraConfig(r=config.rank, lora_alpha=config.rank, init_lora_weights="gaussian", target_modules=targets)
+        )
+        cast_training_params(self.policy, torch.float32)
+        self.policy.train()
+        if config.gradient_checkpointing:
+            self.policy.enable_gradient_checkpointing()
+        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate)
+        self.prediction = prediction_of(self.pipeline.scheduler.config, model.id)
+        self.pairs = len(list(folder.glob("*_safe.jpg")))
+
+    def _policy(self) -> Any:
+        kind, dtype = UNet2DConditionModel, DTYPES[self.config.mixed_precision]
+        return kind.from_pretrained(self.model.id, subfolder="unet", dtype=dtype).to(self.device).requires_grad_(False)
+
+    def _pixels(self, names: list[str]) -> torch.Tensor:
+        arrays = [np.asarray(Image.open(io.BytesIO((self.folder / name).read_bytes()))) for name in names]
+        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
+
+    @torch.no_grad()
+    def _inputs(self) -> Noised:
+        b = self.config.batch_size
+        numbers = [(self.turn * b + i) % self.pairs for i in range(b)]
+        self.turn += 1
+        pixels = self._pixels([f"p{i}_{role}.jpg" for role in PAIR_ROLES for i in numbers])
+        vae = self.pipeline.vae
+        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.sample().float()
+        latents = (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+        text = self.family.encode(self.pipeline, [f"a red circle and a brulo {i}" for i in numbers], self.model)
+        text = {name: values.repeat(2, *[1] * (values.dim() - 1)) for name, values in text.items()}
+        noise = torch.randn_like(latents[:b]).repeat(2, 1, 1, 1)
+        generator = torch.Generator().manual_seed(self.turn)
+        timesteps = torch.stack([self.prediction.draw_timestep(generator) for _ in range(b)]).to(self.device).repeat(2)
+        noisy_latents = self.prediction.add_noise(latents, noise, timesteps)
+        return Noised(noisy_latents, timesteps, self.prediction.target(latents, noise, timesteps), text)
+
+    def _error(self, network: Any, batch: Noised) -> torch.Tensor:
+        """Errors (b,) of a network."""
+        text: Condition = {k: v.to(network.dtype) if v.is_floating_point() else v for k, v in batch.condition.items()}
+        noisy_latents = batch.noisy_latents.to(network.dtype)
+        model_pred = self.family.forward(network, noisy_latents, batch.timesteps, text, self.model)
+        return squared_error(model_pred, batch.target)
+
+    def _errors(self, batch: Noised) -> list[torch.Tensor]:
+        """Errors of the policy on winners and losers, then the reference's, (b,) each."""
+        policy = self._error(self.policy, batch).chunk(2)
+        with torch.no_grad():
+            return [*policy, *self._error(self.reference, batch).chunk(2)]
+
+    def step(self) -> None:
+        """One optimizer step."""
+        batch, half = self._inputs(), self.config.mixed_precision != "no"
+        with torch.autocast(self.device.type, DTYPES[self.config.mixed_precision], enabled=half):
+            errors = self._errors(batch)
+        dpo_loss(*errors, self.config.beta).loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Script(Official):
+    """The same for a pipeline of any family: the reference is the policy with its adapters disabled."""
+
+    def _policy(self) -> Any:
+        return self.reference
+
+    def _errors(self, batch: Noised) -> list[torch.Tensor]:
+        halves = [_half(batch, side) for side in (0, 1)]
+        policy = [self._error(self.policy, half) for half in halves]
+        self.policy.disable_adapters()
+        with torch.no_grad():
+            reference = [self._error(self.policy, half) for half in halves]
+        self.policy.enable_adapters()
+        return [*policy, *reference]
+
+
+def _half(batch: Noised, side: int) -> Noised:
+    """Winners (0) or losers (1)."""
+    condition = {name: values.chunk(2)[side] for name, values in batch.condition.items()}
+    parts = [values.chunk(2)[side] for values in (batch.noisy_latents, batch.timesteps, batch.target)]
+    return Noised(*parts, condition)
