@@ -13,7 +13,7 @@
 #   retain/                                    the preservation term's prompts, images, features
 #   experts/<category>/                        LoRA, training.parquet, README.md (also all-single)
 #   merged/<strategy>/                         LoRA, README.md (co-merge: coactivation.parquet)
-#   baselines/<method>/unet.safetensors        UNet weights that ESD or UCE changed
+#   baselines/<method>/weights.safetensors     weights of the network that ESD or UCE changed
 #   tuning/<method>.parquet, .json             curve over the LoRA scale, and the scale chosen
 #   benchmarks/<benchmark>.parquet             prompts to report on
 #   attacks/<attack>/<method>.parquet          prompts found against a method (attacks.run)

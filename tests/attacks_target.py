@@ -8,8 +8,11 @@ from tiny import make_pipeline
 
 from safetydpo.attacks.case import Case
 from safetydpo.attacks.target import Target
+from safetydpo.attacks.vocabulary import Vocabulary
 from safetydpo.config.judges import Verdict
 from safetydpo.demo.grammar import CONCEPTS
+from safetydpo.demo.making.clip import train_tokenizer
+from safetydpo.models.families.family import Readers, start_and_end
 from safetydpo.models.pipeline import load_pipeline
 
 WORDS = list(CONCEPTS)
@@ -42,9 +45,15 @@ class Judge:
         ]
 
 
-def target_of(folder: Path, family: str = "sd15", device: str = "cpu") -> Target:
-    model = make_pipeline(folder, family).model_copy(update={"device": device})
+def target_of(folder: Path, family: str = "sd15", device: str = "cpu", **changes) -> Target:
+    model = make_pipeline(folder, family).model_copy(update={"device": device, **changes})
     return Target(load_pipeline(model), WORDS, model, Judge(), Q16)  # type: ignore[arg-type]
+
+
+def vocabulary_of(words: list[str]) -> Vocabulary:
+    """The demo's CLIP's."""
+    tokenizer = train_tokenizer()
+    return Vocabulary(Readers([tokenizer], [], tokenizer.model_max_length, *start_and_end(tokenizer)), words)
 
 
 def case(seed: int = 0, **more) -> Case:

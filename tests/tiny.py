@@ -1,4 +1,4 @@
-"""Stable Diffusion pipelines of random weights, small enough to make in a second; one of each family."""
+"""Pipelines of random weights, small enough to make in a second; one of each family."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from snakes import ROOT
+from tiny_transformers import make_transformer_pipeline
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from safetydpo.config.model import Model
@@ -25,7 +26,10 @@ from safetydpo.training.trainer import Objective, Trainer, make_accelerator
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
-FAMILIES = ("sd15", "sd21", "sdxl")
+UNETS = ("sd15", "sd21", "sdxl")
+TRANSFORMERS = ("sd3", "sd3-t5", "flux-dev", "flux-schnell", "z-image")
+FAMILIES = (*UNETS, *TRANSFORMERS)
+SCALING, SHIFT = {"sdxl": 0.13025, "sd3": 1.5305, "sd3-t5": 1.5305, "flux-dev": 0.3611, "z-image": 0.3611}, 0.1
 ROLES = {role: (f"{role}_image", f"{role}_prompt") for role in PAIR_ROLES}
 WIDTH = 16
 DEMO = ROOT / "resources/demo"
@@ -39,12 +43,16 @@ DEMO_JUDGES: dict[str, Any] = CLIP | {"panel": [Q16, DETECTOR], "verdicts": [{"n
 def make_pipeline(folder: Path, family: str = "sd15", seed: int = 0) -> Model:
     """Save a pipeline of 16 x 16 images (latents 4 x 8 x 8) and return its model section.
 
-    sd21 differs from sd15 in its prediction type; sdxl has two text encoders, pooled embeddings and time ids.
+    sd21 differs from sd15 in its prediction type; sdxl has two text encoders, pooled embeddings and time ids; for the
+    transformers see tiny_transformers. sd3-t5 and flux-schnell have an odd one's: a T5, no guidance.
     """
     torch.manual_seed(seed)
-    parts: dict[str, Any] = {"vae": _vae(0.13025 if family == "sdxl" else 0.18215), "tokenizer": train_tokenizer()}
+    parts: dict[str, Any] = {"vae": _vae(SCALING.get(family, 0.18215)), "tokenizer": train_tokenizer()}
     config = _text_config(parts["tokenizer"])
-    if family == "sdxl":
+    if family in TRANSFORMERS:
+        parts["vae"].register_to_config(shift_factor=SHIFT)
+        pipeline = make_transformer_pipeline(family, parts["vae"], parts["tokenizer"], config)
+    elif family == "sdxl":
         encoders = {"text_encoder": CLIPTextModel(config), "text_encoder_2": CLIPTextModelWithProjection(config)}
         parts |= encoders | {"tokenizer_2": parts["tokenizer"], "unet": _unet(2 * WIDTH, pooled=WIDTH)}
         scheduler = EulerDiscreteScheduler(**_schedule("epsilon"), timestep_spacing="leading")
@@ -58,8 +66,10 @@ def make_pipeline(folder: Path, family: str = "sd15", seed: int = 0) -> Model:
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
     pipeline.save_pretrained(folder)
-    size = {"height": 16, "width": 16, "num_inference_steps": 2, "guidance_scale": 2.0, "batch_size": 4}
-    return Model(id=str(folder), **size, device="cpu")
+    size = {"height": 16, "width": 16, "num_inference_steps": 2, "batch_size": 4}
+    guidance = 1.0 if family == "flux-schnell" else 2.0
+    call = {"max_sequence_length": 64 if family == "z-image" else 24} if family in ("sd3-t5", *TRANSFORMERS[2:]) else {}
+    return Model(id=str(folder), **size, guidance_scale=guidance, call=call, device="cpu")
 
 
 def _schedule(prediction_type: str) -> dict[str, Any]:

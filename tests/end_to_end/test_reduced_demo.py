@@ -34,7 +34,7 @@ def test_every_file_of_the_map_exists(finished):
         "merged/ties/README.md",
         "tuning/merged-co-merge.json",
         "images/merged-co-merge/ood/0.parquet",
-        "baselines/uce/unet.safetensors",
+        "baselines/uce/weights.safetensors",
         "images/esd-u/test/0.parquet",
         "scores/sld-medium/test.parquet",
         "scores/expert-cross/test.parquet",

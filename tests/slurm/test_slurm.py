@@ -209,8 +209,8 @@ def test_a_controller_that_is_away_for_twenty_seconds_loses_nothing(tmp_path):
 
 def refused(cluster: Cluster, *args: str, **more) -> tuple[int, str]:
     """Run a job that Slurm will not take."""
-    cluster.path("baselines/uce/unet.safetensors").unlink()
-    return cluster.run(*QUICK, "--retries", "0", *args, str(RUN / "baselines/uce/unet.safetensors"), **more)
+    cluster.path("baselines/uce/weights.safetensors").unlink()
+    return cluster.run(*QUICK, "--retries", "0", *args, str(RUN / "baselines/uce/weights.safetensors"), **more)
 
 
 def test_an_unknown_partition_is_a_sentence_and_leaves_no_job(done, tmp_path):

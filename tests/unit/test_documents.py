@@ -8,8 +8,11 @@ import pytest
 from snakes import ROOT
 
 from safetydpo.attacks.registry import BUDGETED
+from safetydpo.cli.model_docs import model_docs
 from safetydpo.evaluation.registry import measure
 from safetydpo.judges.registry import CONVENTIONS, JUDGES
+from safetydpo.methods.registry import KINDS
+from safetydpo.models.families.registry import FAMILIES
 from safetydpo.report.tables import FIRST_UNSAFE, SHOWN
 
 DOCUMENTS = sorted(p.relative_to(ROOT).as_posix() for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
@@ -32,6 +35,19 @@ def test_links_lead_to_files_and_headings(name):
         if not target.exists() or (anchor and anchor not in anchors(target)):
             lost.append(link)
     assert lost == []
+
+
+def test_the_tables_of_models_are_those_of_the_registries():
+    page = (ROOT / "docs/models.md").read_text()
+    assert model_docs(page) == page, "make docs"
+    rows = dict(re.findall(r"^\| `(.+?)` \| (.+) \|$", page, re.MULTILINE))
+    assert set(rows) == {kind.name for kind in KINDS} | set(BUDGETED)
+    assert rows["uce"] == "yes | no | no | no"
+    assert rows["sld-*"] == "yes | yes | no | yes"
+    assert [row for name, row in rows.items() if name.startswith("merged")] == ["yes | yes | yes | yes"]
+    for kind in FAMILIES:
+        for name, why in kind.refuses.items():
+            assert re.search(rf"^- `{re.escape(name)}`: {re.escape(why)} \(.*`{kind.name}`.*\)\.$", page, re.MULTILINE)
 
 
 def test_every_judge_and_convention_is_explained_in_one_place():

@@ -49,7 +49,7 @@ def module_of(path: Path) -> str:
 def room_of(module: str) -> str:
     """The room of a module of ours (without `safetydpo.`); a registry is a room of its own, on the ground."""
     parts = module.split(".")
-    if len(parts) > 1 and parts[1] == "registry":
+    if parts[-1] == "registry":
         return "registry"
     return "demo.making" if parts[:2] == ["demo", "making"] else parts[0]
 
@@ -107,8 +107,8 @@ def test_every_room_has_its_tests():
 
 def test_registries_and_rules_need_neither_torch_nor_pandas():
     names = {name for path in RULES for name in re.findall(r"^ *from (safetydpo[\w.]*) import", path.read_text(), re.M)}
-    names |= {f"safetydpo.{module_of(path)}" for path in LIBRARY.glob("*/registry.py")}
-    assert {"safetydpo.config.loading", "safetydpo.report.contents", "safetydpo.methods.registry"} <= names
+    names |= {f"safetydpo.{module_of(path)}" for path in LIBRARY.rglob("registry.py")}
+    assert {"safetydpo.config.loading", "safetydpo.report.contents", "safetydpo.models.families.registry"} <= names
     heavy = "{'torch', 'pandas', 'pyarrow', 'openai', 'diffusers'} & set(sys.modules)"
     code = f"import sys, {', '.join(sorted(names))}; print(*({heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

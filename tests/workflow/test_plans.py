@@ -1,5 +1,6 @@
 """Dry runs on an empty folder: every overlay plans the same stages; mistakes end in one sentence."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ STAGES |= {"score", "metrics", "report", "tune_scale", "check_model"}
 PLAIN = {"tune": {"scales": [1.0]}, "train": {"preserve": {"weight": 0}}, "baselines": {"uce": {"retain": False}}}
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "flux"])
 def test_overlays_plan_every_stage_without_model_or_data(tmp_path, name):
     plan = Workdir(tmp_path).planned(configs=(ROOT / f"config/{name}.yaml",))
     assert set(plan) >= STAGES
@@ -43,6 +44,19 @@ def test_a_missing_model_is_one_sentence_before_anything_else(tmp_path):
     assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5" in done.stdout
     assert "Traceback" not in done.stdout.split("check_model: Model")[0]
     assert "__onerror" not in done.stdout
+
+
+def test_what_the_models_family_cannot_do_is_one_sentence_and_nothing_starts(tmp_path):
+    index = {"_class_name": "StableDiffusion3Pipeline", "transformer": ["diffusers", "SD3Transformer2DModel"]}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model_index.json").write_text(json.dumps(index))
+    done = Workdir(tmp_path).run("--dry-run", changes={"model": {"id": "model"}})
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-2:] == [
+        "Config errors:",
+        "  evaluate.matrix: `uce` cannot be done with model, of family sd3: it has no cross-attention, whose keys and "
+        "values UCE changes; take it out",
+    ]
 
 
 def test_missing_judges_are_one_sentence_before_anything_is_rendered(tmp_path):

@@ -33,6 +33,18 @@ def test_beta_touches_training_and_what_follows(finished):
     )
 
 
+def test_another_noise_or_draw_of_timesteps_trains_anew_alone(finished):
+    plan = finished.planned({"train": {"noise": "rendered", "timestep_sampling": "logit-normal"}})
+    assert (plan["train_expert"], plan["train_all_single"], plan["merge_experts"]) == (2, 1, 2)
+    assert not {"prompts", "render_pairs", "features", "retain_features", "benchmark_prompts"} & set(plan)
+
+
+def test_another_call_of_the_pipeline_renders_and_encodes_anew(finished):
+    plan = finished.planned({"model": {"call": {"clip_skip": 1}}})
+    assert (plan["render_pairs"], plan["features"], plan["train_expert"]) == (4, 4, 2)
+    assert not {"prompts", "benchmark_prompts"} & set(plan)
+
+
 def test_preserve_weight_leaves_retain_prompts_alone(finished):
     plan = finished.planned({"train": {"preserve": {"weight": 100}}})
     assert plan["train_expert"] == 2

@@ -1,11 +1,11 @@
-# Methods to compare with that change UNet weights. SLD and negative prompts act while rendering and need no rule.
+# Methods to compare with that change weights of the network. SLD and negative prompts act while rendering: no rule.
 #
 # Inputs, in results/<run>/ or named by a key of the config:
-#   model.json                           the model can be loaded
-#   retain/prompts.parquet               where baselines.uce.retain
+#   model.json                              the model can be loaded
+#   retain/prompts.parquet                  where baselines.uce.retain
 # Outputs:
-#   baselines/<eraser>/unet.safetensors  the weights that changed, and no others
-#   checkpoints/<eraser>/                no outputs, so that a retry finds them
+#   baselines/<eraser>/weights.safetensors  the weights that changed, and no others
+#   checkpoints/<eraser>/                   no outputs, so that a retry finds them
 
 
 rule erase:
@@ -13,7 +13,7 @@ rule erase:
         model=f"{RUN}/model.json",
         retain=lambda wildcards: (f"{RUN}/retain/prompts.parquet" if CFG.baselines.retains(wildcards.eraser) else []),
     output:
-        f"{RUN}/baselines/{{eraser}}/unet.safetensors",
+        f"{RUN}/baselines/{{eraser}}/weights.safetensors",
     log:
         f"{LOGS}/erase/{{eraser}}.log",
     benchmark:

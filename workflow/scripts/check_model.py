@@ -4,6 +4,6 @@ from safetydpo.running.jobs import job, model_of
 with job(snakemake):
     from safetydpo.models.stage import check_model
 
-    # of the config, not of the params: other targets need no other model, and redo nothing but the training
-    targets = load_config(snakemake.config).targets()
-    check_model(model_of(snakemake), snakemake.output[0], targets)
+    # of the config, not of the params: what else is asked of a model needs no other, and redoes nothing
+    config = load_config(snakemake.config)
+    check_model(model_of(snakemake), snakemake.output[0], config.targets(), config.asked())

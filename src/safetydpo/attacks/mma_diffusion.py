@@ -42,7 +42,7 @@ class GradientSearch:
 
     def __init__(self, target: Target, config: MmaDiffusion, _: Given) -> None:
         self.target, self.config = target, config
-        self.length = min(config.tokens, target.vocabulary.window - 2)
+        self.length = min(config.tokens, target.vocabulary.room)
 
     def _start(self, case: Case) -> None:
         ids = random_ids(self.target, self.length, case.rng)

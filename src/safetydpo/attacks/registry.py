@@ -13,7 +13,7 @@ class Kind(NamedTuple):
     control: bool = False  # one image a prompt, no budget: what attacks are compared with
     pairs: bool = False  # unsafe and safe prompts of the categories
     images: bool = False  # base's images of the attacked prompts
-    gradients: bool = False  # of the UNet's error
+    gradients: bool = False  # of the network's error
 
 
 ATTACKS = {

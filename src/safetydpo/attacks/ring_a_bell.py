@@ -45,7 +45,7 @@ class RingSearch:
 
     def __init__(self, target: Target, config: RingABell, given: Given) -> None:
         self.target, self.config = target, config
-        self.length = min(config.tokens, target.vocabulary.window - 2)
+        self.length = min(config.tokens, target.vocabulary.room)
         self.vectors = {
             category: concept_vector(*(target.encode_prompts(prompts[: config.pairs]) for prompts in both))
             for category, both in given.pairs.items()

@@ -12,11 +12,16 @@ from safetydpo.attacks.case import Attack, Case, Given
 from safetydpo.attacks.registry import ATTACKS
 from safetydpo.attacks.target import Seen, Target
 from safetydpo.config.attacks import Attacks
+from safetydpo.errors import SafetyDPOError
+from safetydpo.models.families.registry import refusals
 from safetydpo.storage.records import seed_of
 
 
 def attack_of(name: str, target: Target, config: Attacks, given: Given) -> Attack:
     """The attack of that name, with its budget: the key of `config` called as it is, where it has one."""
+    # config says it of the model, not of a method that brings another
+    if lines := refusals(target.family.kind, {f"attacks.run: `{name}`": name}, target.pipeline.name_or_path):
+        raise SafetyDPOError(f"{lines[0]}.")
     search = resolve_name(f"safetydpo.attacks.{ATTACKS[name].search}")
     return search(target, getattr(config, name.replace("-", "_"), None), given)
 

@@ -1,4 +1,4 @@
-"""What an attack can reach of a method: its text encoder (with gradients), its UNet's error, its images, the judges."""
+"""What an attack can reach of a method: its text encoders (with gradients), its network's error, images, the judges."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Text as the UNet takes it: encoder_hidden_states (n, window, d), and the pooled embedding (n, d)."""
+    """Text as the encoders under attack give it (`Family.readers`): hidden states (n, window, d), a vector (n, d)."""
 
     hidden: torch.Tensor
     pooled: torch.Tensor
@@ -51,18 +51,17 @@ class Target:
                 f"attacks: {model.id} has no text encoder that an attack could reach: take the method out of "
                 "attacks.methods."
             )
-        second, tokenizers = getattr(self.pipeline, "text_encoder_2", None), [self.pipeline.tokenizer]
-        self.encoders = [self.pipeline.text_encoder]
-        if second is not None:
-            self.encoders.append(second)
-            tokenizers.append(self.pipeline.tokenizer_2)
+        self.family = pipeline.family
+        self.readers = self.family.readers(self.pipeline, model)
+        tokenizers, self.encoders = self.readers.tokenizers, self.readers.encoders
         if any(t.get_vocab() != tokenizers[0].get_vocab() for t in tokenizers):
             raise SafetyDPOError(f"attacks: the tokenizers of {model.id} have different tokens; attacks need one set.")
         self.pads = [tokenizer.pad_token_id for tokenizer in tokenizers]
-        for part in (*self.encoders, self.pipeline.unet):
+        self.network = self.family.network(self.pipeline)
+        for part in (*self.encoders, self.network):
             part.requires_grad_(False)
-        self.vocabulary = Vocabulary(self.pipeline.tokenizer, forbidden)
-        self.model, self.eyes, self.verdict, self.device = model, eyes, verdict, self.pipeline.unet.device
+        self.vocabulary = Vocabulary(self.readers, forbidden)
+        self.model, self.eyes, self.verdict, self.device = model, eyes, verdict, self.network.device
         self.seconds, self._begin = 0.0, perf_counter()  # in the model's passes; since the target was opened
 
     def numbers(self, values: torch.Tensor, what: str) -> torch.Tensor:
@@ -84,12 +83,6 @@ class Target:
                 torch.cuda.synchronize(self.device)
             self.seconds += perf_counter() - begin
 
-    def _of(self, encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        out = encoder(ids, output_hidden_states=True)
-        xl = len(self.encoders) > 1
-        pooled = out.text_embeds if hasattr(out, "text_embeds") else out.pooler_output
-        return (out.hidden_states[-2] if xl else out.last_hidden_state), pooled
-
     def encode(self, sequences: Sequences) -> Encoded:
         """Encode n sequences; without gradients."""
         with torch.no_grad(), self.timed():
@@ -97,10 +90,9 @@ class Target:
 
     def _encode(self, sequences: Sequences) -> Encoded:
         padded = [self.vocabulary.padded(sequences, pad).to(self.device) for pad in self.pads]
-        parts = [self._of(encoder, tokens) for encoder, tokens in zip(self.encoders, padded, strict=True)]
+        hidden, pooled = self.family.read(self.readers, padded)
         return Encoded(
-            self.numbers(torch.cat([hidden for hidden, _ in parts], -1).float(), "text embeddings"),
-            self.numbers(parts[-1][1].float(), "pooled text embeddings"),
+            self.numbers(hidden.float(), "text embeddings"), self.numbers(pooled.float(), "pooled text embeddings")
         )
 
     def encode_soft(self, sequences: Sequences, one_hot: torch.Tensor, tokens: torch.Tensor | None = None) -> Encoded:
@@ -108,12 +100,12 @@ class Target:
 
         Gradients flow into one_hot.
         """
-        count = one_hot.shape[1]
+        first, last = len(self.vocabulary.start), len(self.vocabulary.start) + one_hot.shape[1]
 
         def put(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
             weight = module.weight[: one_hot.shape[2]] if tokens is None else module.weight[tokens]
             soft = one_hot.to(weight) @ weight
-            return torch.cat([output[:, :1], soft.to(output), output[:, 1 + count :]], dim=1)  # 0: the start token
+            return torch.cat([output[:, :first], soft.to(output), output[:, last:]], dim=1)
 
         hooks = [encoder.get_input_embeddings().register_forward_hook(put) for encoder in self.encoders]
         try:

@@ -1,6 +1,7 @@
 """UnlearnDiffAtk (arXiv 2310.11868): white box. A prefix under which the model denoises an image of the base model.
 
-loss = |eps_theta(x_t, t, E(prefix, prompt)) - eps|^2 (equation 4), x_0 the base model's image of the original prompt.
+loss = |eps_theta(x_t, t, E(prefix, prompt)) - eps|^2 (equation 4), x_0 the base model's image of the original prompt;
+of a model that predicts velocities, their error.
 The prefix is a point of the simplex per token, projected after each Adam step (section 4), and enters the text encoder
 as the one-hot of its largest entry, straight-through.
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from safetydpo.attacks.case import Case, Given
 from safetydpo.attacks.target import Seen, Target
 from safetydpo.config.attacks import UnlearnDiffAtk
+from safetydpo.models.families.family import Condition, join_conditions
 from safetydpo.models.prediction import prediction_of
 
 
@@ -35,11 +37,13 @@ def straight_through(rows: torch.Tensor) -> torch.Tensor:
 
 
 class PrefixSearch:
-    """All prompts of a round are one batch of the UNet; each has a prefix and an optimizer of its own."""
+    """All prompts of a round are one batch of the network; each has a prefix and an optimizer of its own."""
 
     def __init__(self, target: Target, config: UnlearnDiffAtk, given: Given) -> None:
         self.target, self.config, self.strip = target, config, given.strip
-        self.prediction: Any = prediction_of(target.pipeline.scheduler.config, target.model.id)
+        model, factor = target.model, target.pipeline.vae_scale_factor
+        tokens = target.family.image_tokens(target.network.config, model.height // factor, model.width // factor)
+        self.prediction: Any = prediction_of(target.pipeline.scheduler.config, model.id, tokens=tokens)
         self.allowed = target.vocabulary.words
         self.vae = target.pipeline.vae
         if self.vae.dtype != torch.float32:  # as features are encoded: SDXL's overflows in half precision
@@ -47,7 +51,7 @@ class PrefixSearch:
 
     def _start(self, case: Case) -> None:
         ids = self.target.vocabulary.ids(case.stripped if self.strip else case.original)
-        ids = ids[: self.target.vocabulary.window - 2 - self.config.tokens]
+        ids = ids[: self.target.vocabulary.room - self.config.tokens]
         start = torch.rand(self.config.tokens, len(self.allowed), generator=case.rng)
         prefix = project_to_simplex(start).to(self.target.device).requires_grad_(True)
         optimizer = torch.optim.Adam([prefix], lr=self.config.learning_rate)
@@ -62,24 +66,32 @@ class PrefixSearch:
         return self.target.numbers((posterior.mode() - shift) * config.scaling_factor, "latents of base's image")
 
     def _loss(self, cases: Sequence[Case], timesteps: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Squared error (n,) of the UNet's prediction under each case's prefix and prompt."""
-        target = self.target
+        """Squared error (n,) of the network's prediction under each case's prefix and prompt."""
+        target, family, network = self.target, self.target.family, self.target.network
         one_hot = straight_through(torch.stack([case.state["prefix"] for case in cases]))
         room = [0] * self.config.tokens
         encoded = target.encode_soft([room + case.state["ids"] for case in cases], one_hot, self.allowed)
+        rest = join_conditions([self._rest(case) for case in cases])
+        condition = family.condition_of(target.pipeline, encoded.hidden, encoded.pooled, rest)
+        condition = {name: tensor.to(network.dtype) for name, tensor in condition.items()}
         latents = torch.cat([case.state["latents"] for case in cases])
-        unet = target.pipeline.unet
-        added = None
-        if unet.config.addition_embed_type == "text_time":
-            size = (target.model.height, target.model.width)
-            ids = torch.tensor([[*size, 0, 0, *size]] * len(cases), device=target.device)
-            added = {"text_embeds": encoded.pooled.to(unet.dtype), "time_ids": ids.to(unet.dtype)}
-        noisy_latents = self.prediction.add_noise(latents, noise, timesteps)
-        model_pred = unet(
-            noisy_latents.to(unet.dtype), timesteps, encoded.hidden.to(unet.dtype), added_cond_kwargs=added
-        ).sample
+        noisy_latents = self.prediction.add_noise(latents, noise, timesteps).to(network.dtype)
+        model_pred = family.forward(network, noisy_latents, timesteps, condition, target.model)
         wanted = self.prediction.target(latents, noise, timesteps)
         return (model_pred.float() - wanted).square().flatten(1).mean(1)
+
+    def _rest(self, case: Case) -> Condition:
+        """What encoders of other tokens say of the prompt: they are asked once for a text."""
+        state, text = case.state, self._text(case)
+        if state.get("read") != text:
+            rest = self.target.family.read_rest(self.target.pipeline, [text], self.target.model)
+            state |= {"read": text, "rest": rest}
+        return state["rest"]
+
+    def _text(self, case: Case) -> str:
+        """The prompt with the words of its prefix as it is now."""
+        words = self.target.vocabulary.text(self.allowed[case.state["prefix"].argmax(1).cpu()])
+        return f"{words} {case.stripped if self.strip else case.original}".strip()
 
     def propose(self, cases: Sequence[Case]) -> None:
         for case in cases:
@@ -96,7 +108,7 @@ class PrefixSearch:
                 losses = self._loss(cases, timesteps, noise)
                 prefixes = [case.state["prefix"] for case in cases]
                 gradients = torch.stack(torch.autograd.grad(losses.sum(), prefixes))
-            self.target.numbers(losses, "the UNet's errors")
+            self.target.numbers(losses, "the network's errors")
             self.target.numbers(gradients, "the gradients in the prefix")
             for case, gradient, loss in zip(cases, gradients, losses.tolist(), strict=True):
                 case.state["prefix"].grad = gradient
@@ -105,9 +117,7 @@ class PrefixSearch:
                     case.state["prefix"].copy_(project_to_simplex(case.state["prefix"]))
                 case.steps, case.loss = case.steps + 1, loss
         for case in cases:
-            chosen = self.allowed[case.state["prefix"].argmax(1).cpu()]
-            words, prompt = self.target.vocabulary.text(chosen), case.stripped if self.strip else case.original
-            case.proposed = f"{words} {prompt}".strip()
+            case.proposed = self._text(case)
 
     def learn(self, cases: Sequence[Case], seen: Sequence[Seen], reached: Sequence[bool]) -> None:
         """The search does not see images."""

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.models.families.family import Readers
 
 
 def forbidden_words(words: Iterable[str], path: str | None) -> list[str]:
@@ -33,18 +33,26 @@ Sequences = torch.Tensor | Sequence[Sequence[int]]  # (n, k), or n lists of any 
 
 
 class Vocabulary:
-    """A tokenizer with forbidden words. Token sequences (n,) are without start, end and padding."""
+    """The tokens of text encoders, with forbidden words. Token sequences (n,) are without start, end and padding.
 
-    def __init__(self, tokenizer: Any, forbidden: Sequence[str]) -> None:
-        self.tokenizer = tokenizer
-        self.window: int = tokenizer.model_max_length
+    room: how many of them a text encoder reads.
+    """
+
+    def __init__(self, readers: Readers, forbidden: Sequence[str]) -> None:
+        self.tokenizer = tokenizer = readers.tokenizers[0]
+        self.start, self.end = readers.start, readers.end
+        self.room = readers.window - len(self.start) - len(self.end)
+        if self.room < 1:
+            raise SafetyDPOError(
+                f"model.call.max_sequence_length: {readers.window} tokens leave none to a prompt: raise it."
+            )
         self._forbidden = re.compile("|".join(re.escape(word) for word in forbidden))
         self._words = re.compile(rf"\w*(?:{self._forbidden.pattern})\w*", re.IGNORECASE)
         special = set(tokenizer.all_special_ids)
         texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
         usable = [i for i, text in enumerate(texts) if i not in special and text.strip().isascii() and text.strip()]
         self.allowed = torch.tensor([i for i in usable if not self.forbids(texts[i])])
-        # tokens that are words of their own: whatever stands beside them, they read back
+        # tokens that are words of their own: of CLIP and T5 they read back, whatever stands beside them
         self.words = torch.tensor([i for i in self.allowed.tolist() if self.reads_back([i])])
         if not len(self.words):
             raise SafetyDPOError("attacks: the forbidden words leave no token of the model's tokenizer.")
@@ -63,7 +71,7 @@ class Vocabulary:
 
     def ids(self, prompt: str) -> list[int]:
         """Tokens of a prompt, cut to the window, without start and end."""
-        return self.tokenizer(prompt, truncation=True, max_length=self.window).input_ids[1:-1]
+        return self.tokenizer(prompt, add_special_tokens=False, truncation=True, max_length=self.room).input_ids
 
     def text(self, ids: Sequence[int] | torch.Tensor) -> str:
         """The text of tokens."""
@@ -79,11 +87,12 @@ class Vocabulary:
 
     def padded(self, sequences: Sequences, pad: int | None = None) -> torch.Tensor:
         """(n, window) of n sequences, with start, end and padding (SDXL's second encoder has another `pad`)."""
-        t, room = self.tokenizer, self.window - 2
         rows = sequences.tolist() if isinstance(sequences, torch.Tensor) else sequences
-        if (longest := max(map(len, rows))) > room:
-            raise SafetyDPOError(f"attacks: {longest} tokens do not fit the model's window of {room}: lower tokens.")
-        fill = t.pad_token_id if pad is None else pad
+        if (longest := max(map(len, rows))) > self.room:
+            raise SafetyDPOError(
+                f"attacks: {longest} tokens do not fit the model's window of {self.room}: lower tokens."
+            )
+        fill = self.tokenizer.pad_token_id if pad is None else pad
         return torch.tensor(
-            [[t.bos_token_id, *row, t.eos_token_id, *[fill] * (room - len(row))] for row in rows], dtype=torch.long
+            [[*self.start, *row, *self.end, *[fill] * (self.room - len(row))] for row in rows], dtype=torch.long
         )

@@ -1,1 +1,1 @@
-"""Methods to compare with that change UNet weights."""
+"""Methods to compare with that change weights of the network."""

@@ -8,7 +8,7 @@ from safetydpo.config.model import Model
 
 
 class Erasure(NamedTuple):
-    """One erasure: a file of this room has `erase(erasure)`, which returns the changed weights of the UNet by name."""
+    """One erasure: a file of this room has `erase(erasure)`, which returns the network's changed weights by name."""
 
     method: str
     pipeline: Any  # of the target, in float32

@@ -1,4 +1,4 @@
-"""Stage: baselines that change UNet weights. Each writes the weights it changed, and no others."""
+"""Stage: baselines that change weights of the network. Each writes the weights it changed, and no others."""
 
 from pathlib import Path
 from pkgutil import resolve_name
@@ -6,6 +6,7 @@ from pkgutil import resolve_name
 from safetydpo.baselines.erasure import Erasure
 from safetydpo.config.baselines import Baselines
 from safetydpo.config.model import Model
+from safetydpo.methods.opening import refuse
 from safetydpo.methods.registry import method_of
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.files import made_by, read_parquet, write_safetensors
@@ -24,6 +25,7 @@ def erase(
 
     retain: file of prompts to preserve, beside those of the config, for a method that does.
     """
+    refuse(name, model)
     pipeline = load_pipeline(model.model_copy(update={"dtype": "float32"}))
     retained = list(read_parquet(retain, ["prompt"]).prompt) if retain else []
     eraser = resolve_name(f"safetydpo.baselines.{method_of(name).kind.eraser}")

@@ -6,6 +6,7 @@ import torch
 
 from safetydpo.baselines.erasure import Erasure
 from safetydpo.config.baselines import Uce
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.models.text_encoder import encode_prompts
 from safetydpo.storage.finite import finite
@@ -34,9 +35,9 @@ def edited(
     return finite(changed, "uce: a changed weight", "the weights of the model are damaged")
 
 
-def subject_embeddings(pipeline: Any, prompts: list[str]) -> torch.Tensor:
+def subject_embeddings(pipeline: Any, prompts: list[str], model: Model) -> torch.Tensor:
     """Embedding (n, d) of each prompt's last word piece; of the empty prompt, that of the start token."""
-    states = encode_prompts(pipeline, prompts)["encoder_hidden_states"]
+    states = encode_prompts(pipeline, prompts, model)["encoder_hidden_states"]
     limit = states.shape[1] - 1
     positions = [min(len(pipeline.tokenizer(text, add_special_tokens=False).input_ids), limit) for text in prompts]
     return torch.stack([state[position] for state, position in zip(states, positions, strict=True)])
@@ -48,11 +49,11 @@ def erase(erasure: Erasure) -> dict[str, torch.Tensor]:
 
     Prompts to preserve keep the values of their last word, as the empty prompt does.
     """
-    pipeline, config = erasure.pipeline, erasure.config.uce
+    pipeline, config, model = erasure.pipeline, erasure.config.uce, erasure.model
     device, preserve = pipeline.unet.device, [*config.preserve, *erasure.retained]
-    erased = subject_embeddings(pipeline, erasure.config.erased).to(device)
-    preserved = subject_embeddings(pipeline, ["", *preserve]).to(device)
-    guide = subject_embeddings(pipeline, [config.guide])[0].to(device)
+    erased = subject_embeddings(pipeline, erasure.config.erased, model).to(device)
+    preserved = subject_embeddings(pipeline, ["", *preserve], model).to(device)
+    guide = subject_embeddings(pipeline, [config.guide], model)[0].to(device)
     return {
         name: edited(weight, erased, guide, preserved, config).cpu()
         for name, weight in pipeline.unet.named_parameters()

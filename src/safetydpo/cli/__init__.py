@@ -1,4 +1,4 @@
-"""Commands for people: `safetydpo summary | seeds | config-docs`, and the published inference.py and test.py."""
+"""Commands for people: `safetydpo summary | seeds | config-docs | model-docs`, published inference.py and test.py."""
 
 import argparse
 import sys
@@ -27,6 +27,13 @@ def _config_docs(_: argparse.Namespace) -> str:
     return config_docs()
 
 
+def _model_docs(args: argparse.Namespace) -> str:
+    from safetydpo.cli.model_docs import model_docs
+
+    args.page.write_text(model_docs(args.page.read_text()))
+    return f"{args.page}: its tables are those of the registries"
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse, run, print; a SafetyDPOError is one line on stderr and exit status 1."""
     parser = argparse.ArgumentParser(prog="safetydpo", description="Text-to-image safety alignment")
@@ -39,6 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     seeds.set_defaults(do=_seeds)
     docs = commands.add_parser("config-docs", help="config/README.md, from the schema")
     docs.set_defaults(do=_config_docs)
+    docs = commands.add_parser("model-docs", help="the tables of docs/models.md, from the registries")
+    docs.add_argument("page", type=Path, help="docs/models.md")
+    docs.set_defaults(do=_model_docs)
     args = parser.parse_args(argv)
     try:
         print(args.do(args))

@@ -16,8 +16,9 @@ from PIL import Image
 
 from safetydpo.cli.flags import whole_number
 from safetydpo.cli.models import command_model
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.pipeline import native_size
+from safetydpo.models.pipeline import native_size, unit_of
 from safetydpo.models.sampling import pixels_of
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import whole_file
@@ -26,21 +27,26 @@ from safetydpo.storage.records import SEEDS
 from safetydpo.storage.tables import read_rows, whole_seed
 
 LONGEST_NAME = 255  # bytes, of file systems
+GUIDANCE = 7.5  # the published command's, which renders UNets
 
 
 def arguments() -> argparse.ArgumentParser:
     """The published flags and defaults, and ours."""
     parser = argparse.ArgumentParser(prog="inference.py", description="Render the prompts of a csv, JSON or Parquet.")
-    parser.add_argument("--model_path", required=True, help="folder with unet/, UNet, whole pipeline, LoRA, or hub id")
+    parser.add_argument("--model_path", required=True, help="whole pipeline, UNet or transformer, LoRA, or hub id")
     parser.add_argument("--prompts_path", required=True, help="columns prompt, perhaps image and evaluation_seed")
     parser.add_argument("--save_path", required=True, help="folder of the images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--guidance_scale", type=float, default=7.5)
+    parser.add_argument(
+        "--guidance_scale", type=float, default=None, help="default: 7.5; of flow matching, the pipeline's own"
+    )
     parser.add_argument("--num_inference_steps", type=whole_number("--num_inference_steps"), default=50)
     parser.add_argument(
         "--image_size", type=whole_number("--image_size"), default=None, help="pixels; default: the model's own size"
     )
-    parser.add_argument("--base_model", default=None, help="pipeline of a UNet or LoRA; default: by its width")
+    parser.add_argument(
+        "--base_model", default=None, help="pipeline of a UNet, transformer or LoRA; default: by its width"
+    )
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument(
         "--batch_size", type=whole_number("--batch_size"), default=4, help="images at once; does not change them"
@@ -124,18 +130,22 @@ def starting_noise(
 @torch.inference_mode()
 def render_rows(pipeline: Any, rows: pd.DataFrame, count: int, args: argparse.Namespace, size: tuple[int, int]) -> None:
     """Render rows in batches, of `size` (height, width), and save each image whole."""
-    shape = (1, pipeline.unet.config.in_channels, *[side // pipeline.vae_scale_factor for side in size])
+    family, network = pipeline.family, pipeline.family.network(pipeline)
+    channels = family.latent_channels(network.config)
+    shape = (1, channels, *[side // pipeline.vae_scale_factor for side in size])
+    given = args.guidance_scale if args.guidance_scale is not None or family.kind.flow else GUIDANCE
+    options = {} if given is None else family.render_options(Model.model_construct(guidance_scale=given, call={}))
     noise = starting_noise(rows, count, shape, pipeline.device)
     for start in progress(range(0, len(rows), args.batch_size), "render"):
         part = rows.iloc[start : start + args.batch_size]
         images = pipeline(
             prompt=list(part.prompt),
-            latents=torch.cat(list(itertools.islice(noise, len(part)))).to(pipeline.unet.dtype),
+            latents=family.starting_latents(torch.cat(list(itertools.islice(noise, len(part)))), network.dtype),
             height=size[0],
             width=size[1],
-            guidance_scale=args.guidance_scale,
             num_inference_steps=args.num_inference_steps,
             output_type="np",
+            **options,
         ).images
         for file, image in zip(part.file, pixels_of(pipeline, images, args.model_path), strict=True):
             kind = Image.registered_extensions()[file.suffix.lower()]
@@ -157,7 +167,7 @@ def _writable(folder: Path) -> None:
 def run(args: argparse.Namespace) -> tuple[str, int]:
     """Render what is not there yet; returns a line on it, and the exit status."""
     folder = Path(args.save_path)
-    if not math.isfinite(args.guidance_scale):
+    if args.guidance_scale is not None and not math.isfinite(args.guidance_scale):
         raise SafetyDPOError(f"--guidance_scale must be a number, not {args.guidance_scale}.")
     rows = read_prompts(args.prompts_path, folder)
     count = int(rows.row.max()) + 1
@@ -168,9 +178,9 @@ def run(args: argparse.Namespace) -> tuple[str, int]:
     if todo.empty:
         return f"{len(rows)} images are in {folder} already.", 0
     _writable(folder)
-    pipeline = command_model(args.model_path, args.base_model, args.device, args.dtype)
+    pipeline = command_model(args.model_path, args.base_model, args.device, args.dtype, args.guidance_scale or 1)
     size = (args.image_size, args.image_size) if args.image_size else native_size(pipeline)
-    if size[0] % pipeline.vae_scale_factor:
-        raise SafetyDPOError(f"--image_size {size[0]} must be a multiple of {pipeline.vae_scale_factor}.")
+    if size[0] % unit_of(pipeline):
+        raise SafetyDPOError(f"--image_size {size[0]} must be a multiple of {unit_of(pipeline)}.")
     render_rows(pipeline, todo, count, args, size)
     return f"{len(todo)} images written to {folder}" + (f", {done} were there already." if done else "."), 0

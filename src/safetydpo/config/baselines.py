@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from safetydpo.config.model import Call
 from safetydpo.config.types import Count, Name, Positive, Section, UserPath
 from safetydpo.methods.registry import method_of
 
@@ -28,7 +29,7 @@ class Esd(Section):
     eta: Positive = Field(1.0, description="Strength of the negative guidance in the target")
     guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="Guidance while denoising to the timestep")
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(
-        50, description="DDIM steps that the timestep is drawn from"
+        50, description="Steps that the timestep is drawn from, DDIM's or, of flow matching, Euler's"
     )
 
 
@@ -47,7 +48,16 @@ class External(Section):
     """A model that others aligned, as the method external-<name>."""
 
     name: Name = Field(description="Id in method and file names")
-    path: UserPath = Field(description="Pipeline folder or hub id, UNet folder, LoRA folder or file")
+    path: UserPath = Field(description="Pipeline folder or hub id, UNet or transformer folder, LoRA folder or file")
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="Its own denoising steps; null: the model's"
+    )
+    guidance_scale: Annotated[float, Field(ge=1)] | None = Field(
+        None, description="Its own guidance, as model.guidance_scale; null: the model's"
+    )
+    call: Call | None = Field(
+        None, description="Its own model.call; null: the model's, none of a pipeline of another class"
+    )
 
 
 class Baselines(Section):

@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from safetydpo.attacks.registry import ATTACKS
-from safetydpo.methods.registry import ERASERS, method_of
+from safetydpo.methods.registry import ERASERS, GUIDED, method_of
+from safetydpo.models.families.registry import kind_of, refusals, unknown
 from safetydpo.prompts.registry import SOURCES
 
 
@@ -142,6 +143,17 @@ def _train_sections(config: Any) -> Iterator[str]:
                     yield f"{where}.{'.'.join(map(str, item['loc']))}: {item['msg']}"
 
 
+def _rendered_noise(config: Any) -> Iterator[str]:
+    if not config.prompts.brings_images:
+        return
+    variants = {f"ablation {name}: train": variant.train for name, variant in config.variants().items()}
+    single = config.train.all_single or {}
+    for where, keys in {"train": vars(config.train), "train.all_single": single, **variants}.items():
+        if keys.get("noise") == "rendered":
+            source = config.prompts.source
+            yield f"{where}.noise: source `{source}` brings its images, whose noise nobody knows; write `fresh`"
+
+
 def _attacked_methods(config: Any) -> Iterator[str]:
     methods = config.methods()
     for name in config.attacks.methods if config.attacks.run else []:
@@ -223,6 +235,7 @@ CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
     _tuning_prompts,
     _retain_prompts,
     _train_sections,
+    _rendered_noise,
     _attacked_methods,
     _attacked_benchmark,
     _attack_success,
@@ -233,6 +246,12 @@ CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
     _attack_settings,
     _attack_images,
 )
+
+
+def _guided_methods(config: Any) -> Iterator[str]:
+    for what, name in config.asked().items() if config.model.guidance_scale <= 1 else ():
+        if name in GUIDED:
+            yield f"{what} changes classifier-free guidance, which is off: raise model.guidance_scale, or take it out"
 
 
 def _without_base(config: Any) -> Iterator[str]:
@@ -291,11 +310,21 @@ def _fewer_than_shards(config: Any, cell: Any) -> str | None:
 
 
 # Of a matrix whose names exist.
-CHECKS_OF_THE_MATRIX = (_without_base, _without_reference, _mentioned_otherwise, _own_categories, _image_shards)
+CHECKS_OF_THE_MATRIX = (
+    _guided_methods,
+    _without_base,
+    _without_reference,
+    _mentioned_otherwise,
+    _own_categories,
+    _image_shards,
+)
 
 
 def problems_of_files(config: Any) -> Iterator[str]:
-    """What users' files show before a job reads them: fewer rows than shards, no images to measure FID to."""
+    """What users' files show before a job reads them: a model whose family cannot do what is asked of it, fewer rows
+    than shards, no images to measure FID to.
+    """
+    yield from _of_the_family(config)
     reference = config.fid_reference_path
     if reference and not (Path(reference).is_dir() or (reference.endswith(".npz") and Path(reference).is_file())):
         yield f"evaluate.fid_reference: {reference} is neither a method nor a folder of images or a .npz that is there"
@@ -306,6 +335,13 @@ def problems_of_files(config: Any) -> Iterator[str]:
         wanted = -(-config.evaluate.shards // benchmark.images)
         if wanted > 1 and benchmark.source == "file" and not _has_rows(benchmark.path, wanted):
             yield f"evaluate.shards: {config.evaluate.shards} is more than the prompts of {benchmark.path}"
+
+
+def _of_the_family(config: Any) -> Iterator[str]:
+    """Of a model that is not here yet, `check_model` says the same."""
+    if index := config.model.index():
+        kind, name = kind_of(index), config.model.id
+        yield from refusals(kind, config.asked(), name) if kind else [f"model.id: {unknown(index, name)}"]
 
 
 def _has_rows(path: Path | str, count: int) -> bool:

@@ -18,7 +18,7 @@ from safetydpo.config.model import Model
 from safetydpo.config.prompts import Category, Prompts
 from safetydpo.config.training import Train
 from safetydpo.config.types import Count, Name, Section, Shards, UserPath
-from safetydpo.methods.registry import method_names
+from safetydpo.methods.registry import method_names, method_of
 
 
 def _folder(path: str) -> str:
@@ -145,9 +145,16 @@ class Config(Section):
         return self.train_of({"steps": self.train.steps * len(self.categories)} | (self.train.all_single or {}))
 
     def targets(self) -> set[str]:
-        """Modules that any training of the run puts a LoRA on."""
+        """Modules that any training of the run names to get a LoRA."""
         differs = [{}, self.train.all_single or {}, *(variant.train for variant in self.variants().values())]
-        return {target for keys in differs for target in self.train_of(keys).target_modules}
+        return {target for keys in differs for target in self.train_of(keys).target_modules or ()}
+
+    def asked(self) -> dict[str, str]:
+        """What a model's family may not do: `key: name` of each method and attack -> its name in its registry."""
+        attacks, matrix = self.attacks, [method for method, _ in self.cells()]
+        methods = {"evaluate.matrix": matrix, "attacks.methods": attacks.methods if attacks.run else []}
+        found = {f"{key}: `{name}`": method_of(name).kind.name for key, names in methods.items() for name in names}
+        return found | {f"attacks.run: `{name}`": name for name in attacks.run}
 
     def cell(self, method: str, benchmark: str) -> Cell:
         """The cell of the matrix; where it has none (ablations), one on as many prompts as base has there."""

@@ -47,7 +47,11 @@ class Train(Section):
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="Decoupled weight decay")
     max_grad_norm: Positive | None = Field(1.0, description="Gradient clipping; null: none")
-    beta: Positive = Field(5000.0, description="DPO temperature: higher stays nearer to the reference")
+    beta: Positive = Field(
+        5000.0,
+        description="DPO temperature: higher stays nearer to the reference. Its unit is that of errors, means over a "
+        "latent's elements: docs/training.md has other trainers' in it",
+    )
     caption_dropout: Share = Field(0.2, description="Share of captions replaced by the empty prompt")
     flip: Share = Field(
         0.0,
@@ -56,10 +60,20 @@ class Train(Section):
     sdpo_mu: Share = Field(0.9, description="mu of the sdpo loss: 1 stops a loser's gradient that opposes the winner's")
     rank: Annotated[int, Field(ge=1, le=10**4)] = Field(4, description="LoRA rank")
     alpha: Positive | None = Field(None, description="LoRA alpha; null: the rank")
-    target_modules: list[str] = Field(
-        ["to_q", "to_k", "to_v", "to_out.0"],
-        min_length=1,
-        description="UNet modules that get a LoRA, by the end of their names; these are all attention projections",
+    target_modules: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="Modules of the network that get a LoRA, by the end of their names; null: all attention "
+        "projections, as docs/models.md lists them for each family",
+    )
+    timestep_sampling: Literal["uniform", "logit-normal"] | None = Field(
+        None,
+        description="How timesteps are drawn, of flow matching shifted as the model's scheduler shifts its steps; "
+        "null: logit-normal of flow matching, else uniform",
+    )
+    noise: Literal["fresh", "rendered"] = Field(
+        "fresh",
+        description="fresh: drawn anew for each pair and step; rendered: the very noise that the pair's images were "
+        "rendered from",
     )
     reference: Literal["exact", "cached"] = Field(
         "exact",
@@ -68,7 +82,7 @@ class Train(Section):
     draws: Count = Field(8, description="(timestep, noise) draws per pair for reference: cached")
     gradient_checkpointing: bool = Field(False, description="Less memory, more time")
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
-        "no", description="Precision of the frozen UNet and of matrix products; adapters and errors are float32"
+        "no", description="Precision of the frozen network and of matrix products; adapters and errors are float32"
     )
     gpus: Annotated[int, Field(ge=1, le=1024)] = Field(
         1, description="Processes of a training, each on batch_size pairs; a GPU each where resources.gpu is not 0"

@@ -4,21 +4,28 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.models.families.family import Condition, join_conditions
 from safetydpo.storage.files import read_safetensors
+
+SEEDS = "seeds"
 
 
 class Features:
     """Samples of one or several features files; a lookup reads the rows it needs and no others."""
 
-    def __init__(self, ids: list[str], shards: list[dict[str, torch.Tensor]], fingerprint: str = "") -> None:
-        self.ids, self.shards, self.fingerprint = ids, shards, fingerprint
+    def __init__(
+        self, ids: list[str], shards: list[dict[str, torch.Tensor]], fingerprint: str = "", family: str = "unet"
+    ) -> None:
+        self.ids, self.shards, self.fingerprint, self.family = ids, shards, fingerprint, family
         self.roles = tuple(n.removesuffix("_caption") for n in shards[0] if n.endswith("_caption"))
+        self.texts = [n for n in shards[0] if n != SEEDS and not n.startswith(tuple(f"{role}_" for role in self.roles))]
         self.flips = f"{self.roles[0]}_flip_mean" in shards[0]
         counts = [len(shard[f"{self.roles[0]}_caption"]) for shard in shards]
         self.starts = [sum(counts[:i]) for i in range(len(counts))]
@@ -30,7 +37,7 @@ class Features:
         """The first samples alone, of which there may be fewer; None: all."""
         if count is None or count >= len(self.ids):
             return self
-        return Features(self.ids[:count], self.shards, f"{self.fingerprint}-{count}")
+        return Features(self.ids[:count], self.shards, f"{self.fingerprint}-{count}", self.family)
 
     def _where(self, sample: int) -> tuple[dict[str, torch.Tensor], int]:
         shard = bisect_right(self.starts, sample) - 1
@@ -41,40 +48,51 @@ class Features:
         """(c, h, w) of a latent."""
         return self.shards[0][f"{self.roles[0]}_mean"].shape[1:]
 
+    @property
+    def text_width(self) -> int:
+        """Width of the text embeddings."""
+        return self.shards[0]["encoder_hidden_states"].shape[-1]
+
+    @cached_property
+    def seeds(self) -> list[int] | None:
+        """The seed that each sample's images were rendered from; None where they were not rendered here."""
+        if any(SEEDS not in shard for shard in self.shards):
+            return None
+        return torch.cat([shard[SEEDS] for shard in self.shards]).tolist()
+
     def posterior(self, role: str, sample: int, flip: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and std (c, h, w) of a sample's image, or of its mirror image."""
         shard, row = self._where(sample)
         name = f"{role}_flip" if flip else role
         return shard[f"{name}_mean"][row], shard[f"{name}_std"][row]
 
-    def condition(self, index: Sequence[int], captions: Sequence[str]) -> dict[str, torch.Tensor]:
+    def condition(self, index: Sequence[int], captions: Sequence[str]) -> Condition:
         """Text embeddings (b, ...) of the samples `index`; sample i's prompt of role captions[i], "" the empty one."""
-        parts: dict[str, list[torch.Tensor]] = {}
+        rows = []
         for sample, caption in zip(index, captions, strict=True):
             shard, row = self._where(sample)
             text = int(shard[f"{caption}_caption"][row]) if caption else -1
-            for name in ("encoder_hidden_states", "text_embeds"):
-                if name in shard:
-                    parts.setdefault(name, []).append(shard[name][text])
-        return {name: torch.stack(rows) for name, rows in parts.items()}
+            rows.append({name: shard[name][text][None] for name in self.texts})
+        return join_conditions(rows)
 
 
 def _feed(digest: Any, tensors: dict[str, torch.Tensor]) -> None:
     """Feed names, shapes and values to the digest."""
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(-1).numpy().data)
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
 
 
 def read_features(paths: Sequence[Path | str], model: str) -> Features:
     """Join features files; SafetyDPOError when empty, of another model, or with values that are not finite."""
     ids: list[str] = []
     shards: list[dict[str, torch.Tensor]] = []
-    digest = hashlib.sha256()
+    digest, family = hashlib.sha256(), ""
     for path in paths:
         tensors, header = read_safetensors(path)
         if header.get("model") != model:
             raise SafetyDPOError(f"{path} was made with model {header.get('model')}, not {model}: delete it and rerun.")
+        family = header["family"]
         digest.update(header["ids"].encode())
         _feed(digest, tensors)
         part = json.loads(header["ids"])
@@ -83,4 +101,4 @@ def read_features(paths: Sequence[Path | str], model: str) -> Features:
             shards.append(tensors)
     if not ids:
         raise SafetyDPOError(f"{paths[0] if paths else 'features'}: no samples to train on.")
-    return Features(ids, shards, digest.hexdigest()[:16])
+    return Features(ids, shards, digest.hexdigest()[:16], family)

@@ -2,8 +2,9 @@
 
 A features file holds, for n samples and each role (`safe`, `unsafe`, or `image` for retain sets), `<role>_mean` and
 `<role>_std` (n, c, h, w), unscaled, and where flips are wanted the same of the mirrored image, `<role>_flip_mean` and
-`<role>_flip_std`; `encoder_hidden_states` (m, tokens, d), on SDXL also `text_embeds` (m, d), of the m distinct prompts,
-the last one the empty prompt; `<role>_caption` (n,), the row there of each sample's prompt.
+`<role>_flip_std`; the tensors of the model family's condition (`encoder_hidden_states` (m, tokens, d), ...) of the m
+distinct prompts, the last one the empty prompt; `<role>_caption` (n,), the row there of each sample's prompt; and where
+the images were rendered here, `seeds` (n,).
 """
 
 import json
@@ -17,7 +18,8 @@ import torch
 
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.pipeline import finite_of, load_pipeline
+from safetydpo.features.sets import SEEDS
+from safetydpo.models.pipeline import finite_of, load_encoders
 from safetydpo.models.text_encoder import encode_prompts
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import made_by, read_parquet, write_safetensors
@@ -64,7 +66,7 @@ def write_features(
     """
     rows = pd.concat([read_images(path) for path in images], ignore_index=True)
     texts = _prompts_of(rows, prompts, [column for _, column in roles.values()], images[0])
-    pipeline = load_pipeline(config)
+    pipeline = load_encoders(config)
     pipeline.vae.to(torch.float32)  # SDXL's overflows in half precision
     tensors = {}
     for role, (column, _) in roles.items():
@@ -75,9 +77,12 @@ def write_features(
                 what = f"{config.id}: {name}_{part} of {images[0]} is not finite"
                 tensors[f"{name}_{part}"] = finite_of(pipeline, tensor, what)
     distinct = [*dict.fromkeys(text for _, column in roles.values() for text in texts[column] if text), ""]
-    tensors |= encode_prompts(pipeline, distinct)
+    tensors |= encode_prompts(pipeline, distinct, config)
     row_of = {text: i for i, text in enumerate(distinct)}
     for role, (_, column) in roles.items():
         tensors[f"{role}_caption"] = torch.tensor([row_of[text] for text in texts[column]])
+    if rows.seed.notna().all():
+        tensors[SEEDS] = torch.tensor([int(seed) for seed in rows.seed])
     header = made_by("features", model=config.id, roles=roles, flip=flip)
-    write_safetensors(tensors, out, header | {"ids": json.dumps(list(texts.index)), "model": config.id})
+    facts = {"ids": json.dumps(list(texts.index)), "model": config.id, "family": pipeline.family.kind.name}
+    write_safetensors(tensors, out, header | facts)

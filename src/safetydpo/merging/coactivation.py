@@ -3,7 +3,8 @@
 SafetyDPO, section 3.3: "analyse which expert has the highest activation for each weight across all inputs; then merge
 only the most active weights per expert". An input is one prompt at one timestep; an expert's activation of unit k is
 the mean over tokens (of a convolution: places) of |(B A x)_k|, with x the layer's input in the frozen model, the same
-for all experts.
+for all experts. All tokens of a layer count, those that pad a text too: of a layer that image and text share, those of
+both.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,9 +41,9 @@ def wins_of(activations: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def activations(
-    unet: nn.Module, experts: list[Factors], modules: list[str], take: Callable[[str, torch.Tensor], None]
+    network: nn.Module, experts: list[Factors], modules: list[str], take: Callable[[str, torch.Tensor], None]
 ) -> Iterator[None]:
-    """While the block runs the frozen UNet: take(module, activations (experts, n, out)) for every adapted layer."""
+    """While the block runs the frozen network: take(module, activations (experts, n, out)) for every adapted layer."""
 
     def hook_of(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(layer: nn.Module, args: Any) -> None:
@@ -52,7 +53,7 @@ def activations(
 
         return hook
 
-    handles = [unet.get_submodule(name).register_forward_pre_hook(hook_of(name)) for name in modules]
+    handles = [network.get_submodule(name).register_forward_pre_hook(hook_of(name)) for name in modules]
     try:
         with torch.no_grad():
             yield
@@ -62,13 +63,13 @@ def activations(
 
 
 @contextmanager
-def counting(unet: nn.Module, experts: list[Factors], modules: list[str]) -> Iterator[Wins]:
-    """Count wins in every adapted layer while the block runs the frozen UNet: module -> (experts, out)."""
+def counting(network: nn.Module, experts: list[Factors], modules: list[str]) -> Iterator[Wins]:
+    """Count wins in every adapted layer while the block runs the frozen network: module -> (experts, out)."""
     wins: Wins = {}
 
     def take(name: str, found: torch.Tensor) -> None:
-        finite(found, f"The experts' activations in {name}", "check model.id: the UNet's own weights may be damaged")
+        finite(found, f"The experts' activations in {name}", "check model.id: the model's own weights may be damaged")
         wins[name] = wins.get(name, 0) + wins_of(found).cpu()
 
-    with activations(unet, experts, modules, take):
+    with activations(network, experts, modules, take):
         yield wins

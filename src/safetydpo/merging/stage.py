@@ -13,7 +13,8 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import read_features
 from safetydpo.merging.coactivation import Wins, counting
 from safetydpo.merging.strategies import merge, update_of
-from safetydpo.models.cards import merged_card
+from safetydpo.models.cards import Aligned, merged_card
+from safetydpo.models.index import Index
 from safetydpo.models.lora import Factors, load_factors, same_modules, save_factors
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import made_by, read_parquet, write_parquet, write_text
@@ -41,7 +42,7 @@ def calibrate(
 ) -> Wins:
     """Wins per layer over the calibration inputs."""
     denoiser = Denoiser(model)
-    with counting(denoiser.unet, list(experts.values()), same_modules(experts)) as wins:
+    with counting(denoiser.network, list(experts.values()), same_modules(experts)) as wins:
         for batch in progress(calibration_inputs(denoiser, features, model, config, seed), "calibrate"):
             denoiser.predict(batch)
     return wins
@@ -51,7 +52,8 @@ def write_coactivation(
     folders: dict[str, str], features: dict[str, list[str]], model: Model, config: Merge, seed: int, out: Path | str
 ) -> None:
     """Write the statistics of the experts in `folders` (category -> folder): module, unit, expert, wins, inputs."""
-    experts = {name: load_factors(folder) for name, folder in folders.items()}
+    component = Index(model).family.kind.component
+    experts = {name: load_factors(folder, component) for name, folder in folders.items()}
     parts = []
     for module, counts in calibrate(experts, features, model, config, seed).items():
         count, units = counts.shape
@@ -87,8 +89,8 @@ def merge_experts(
     out: Path | str,
 ) -> None:
     """Merge the experts in `folders` (category -> folder) by a strategy; write LoRA and card into the folder `out`."""
-    out, names = Path(out), list(folders)
-    experts = {name: load_factors(folder) for name, folder in folders.items()}
+    out, names, component = Path(out), list(folders), Index(model).family.kind.component
+    experts = {name: load_factors(folder, component) for name, folder in folders.items()}
     wins = read_coactivation(coactivation, names) if coactivation else None
     if wins is not None and (missing := set(same_modules(experts)) - set(wins)):
         raise SafetyDPOError(f"{coactivation} has no statistics of {min(missing)}: delete it and rerun snakemake.")
@@ -98,5 +100,5 @@ def merge_experts(
     finite(norm, f"The norm of what {strategy} makes of {', '.join(names)}", "lower train.learning_rate")
     print(f"{strategy}: {len(merged)} layers, rank {rank}, norm of the update {norm:.2f}")
     header = made_by("merge", strategy=strategy, experts=names, config=config.model_dump(), model=model.id, seed=seed)
-    write_text(merged_card(strategy, model.id, names, rank), out / "README.md")
-    save_factors(merged, out, header)
+    write_text(merged_card(strategy, Aligned.of(model), names, rank), out / "README.md")
+    save_factors(merged, out, component, header)

@@ -11,7 +11,7 @@ from safetydpo.errors import SafetyDPOError
 # base-reseed is the base model on other seeds: the yardstick for distances between image sets.
 RESEED = 1_000_003
 SLD_PRESETS = ("weak", "medium", "strong", "max")
-LORA, UNET = "pytorch_lora_weights.safetensors", "unet.safetensors"
+LORA, WEIGHTS = "pytorch_lora_weights.safetensors", "weights.safetensors"
 
 
 class Kind(NamedTuple):
@@ -50,11 +50,11 @@ class Method(NamedTuple):
 
 
 def _eraser(name: str, file: str) -> Kind:
-    """A baseline that changes UNet weights; its settings are the section baselines.<file>."""
+    """A baseline that changes weights of the network; its settings are the section baselines.<file>."""
     return Kind(
         name,
-        "unet_weights:open_pipeline",
-        weights=f"baselines/{name}/{UNET}",
+        "weights:open_pipeline",
+        weights=f"baselines/{name}/{WEIGHTS}",
         eraser=f"{file}:erase",
         erased_with=("concepts", file),
     )
@@ -82,6 +82,7 @@ KINDS = (
 )
 ERASERS = tuple(kind.name for kind in KINDS if kind.eraser)
 REFERENCES = tuple(kind.name for kind in KINDS if not kind.aligned)
+GUIDED = tuple(kind.name for kind in KINDS if kind.guided)
 
 
 def method_names(known: Mapping[str, Sequence[str]]) -> list[str]:

@@ -4,9 +4,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.opening import Opening
+from safetydpo.models.families.family import join_conditions
 from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.prediction import prediction_of
+from safetydpo.models.text_encoder import encode_prompts
 
 
 class Preset(NamedTuple):
@@ -47,79 +51,85 @@ def safety_guidance(
     return guidance, preset.momentum_decay * momentum + (1 - preset.momentum_decay) * guidance
 
 
-class SafeUNet:
-    """Stands in for a UNet's forward: adds the safety concept to the batch, takes its guidance off the text's part.
+class SafeNetwork:
+    """Stands in for a network's forward: adds the safety concept to the batch, takes its guidance off the text's part.
 
     The pipeline then computes uncond + w * ((text - guidance) - uncond): SLD, whatever its scheduler. Everything is
     element by element, so an image does not depend on its batch.
     """
 
-    def __init__(self, pipeline: Any, preset: Preset, concept: str) -> None:
-        self.forward, self.preset = pipeline.unet.forward, preset
-        encoded = pipeline.encode_prompt(
-            [concept], device=pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        self.embeds, self.pooled = encoded[0], encoded[2] if len(encoded) == 4 else None
-        self.scheduler = pipeline.scheduler
-        self.start()
+    def __init__(self, pipeline: Any, preset: Preset, concept: str, model: Model) -> None:
+        self.family, self.preset, self.model = pipeline.family, preset, model
+        network = self.family.network(pipeline)
+        self.network = Plain(network.forward, network.config)
+        self.concept = {k: v.to(pipeline.device) for k, v in encode_prompts(pipeline, [concept], model).items()}
+        self.prediction = prediction_of(pipeline.scheduler.config, model.id)
+        self.start(1, STEPS)
 
-    def start(self, num_inference_steps: int = STEPS) -> None:
-        """Before each batch of images; the preset's warm-up is the same share of fewer or more steps."""
+    def start(self, count: int, num_inference_steps: int, **size: int) -> None:
+        """Before `count` images of this size; the preset's warm-up is the same share of fewer or more steps."""
+        self.count = count
+        self.model = self.model.model_copy(update=size)
         self.step, self.timestep, self.momentum = -1, None, None
         self.warmup = round(self.preset.warmup * num_inference_steps / STEPS)
 
-    def _unit(self, timestep: torch.Tensor) -> float:
-        if self.scheduler.config.prediction_type != "v_prediction":
-            return 1.0
-        return float(self.scheduler.alphas_cumprod[int(timestep)]) ** 0.5  # noise = alpha v + sigma x
-
-    def __call__(self, sample: torch.Tensor, timestep: Any, encoder_hidden_states: torch.Tensor, **kwargs: Any) -> Any:
-        count = len(sample) // 2
-        moment = torch.as_tensor(timestep).flatten()[0]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.family.read_call(args, kwargs)
+        count = self.count
+        if len(call.noisy_latents) != 2 * count:
+            raise SafetyDPOError(
+                f"SLD needs a prediction with the text and one without of each step, and {self.model.id} is not called "
+                f"for both by what model.call asks for ({', '.join(self.model.call) or 'nothing'}): take that out."
+            )
+        halves = slice(None, count), slice(count, None)
+        with_text, without = halves if call.text_first else halves[::-1]
+        moment = call.timesteps[0]
         if self.timestep is None or moment != self.timestep:
             self.step, self.timestep = self.step + 1, moment
-        embeds = self.embeds.to(encoder_hidden_states).expand(count, -1, -1)
-        added = kwargs.pop("added_cond_kwargs", None)
-        if added and self.pooled is not None:
-            pooled = self.pooled.to(added["text_embeds"]).expand(count, -1)
-            added = {
-                "text_embeds": torch.cat([added["text_embeds"], pooled]),
-                "time_ids": torch.cat([added["time_ids"], added["time_ids"][:count]]),
-            }
-        returns_dict = kwargs.pop("return_dict", True)
-        three = self.forward(
-            torch.cat([sample, sample[count:]]),
-            timestep,
-            encoder_hidden_states=torch.cat([encoder_hidden_states, embeds]),
-            added_cond_kwargs=added,
-            return_dict=False,
-            **kwargs,
-        )[0]
-        uncond, text, safety = three.float().chunk(3)
+        concept = {k: v.to(call.condition[k].dtype).expand(count, *v.shape[1:]) for k, v in self.concept.items()}
+        three = self.family.forward(
+            self.network,
+            torch.cat([call.noisy_latents, call.noisy_latents[with_text]]),
+            torch.cat([call.timesteps, call.timesteps[with_text]]),
+            join_conditions([call.condition, concept]),
+            self.model,
+        )
+        both, safety = three[: 2 * count].float(), three[2 * count :].float()
+        text, uncond = both[with_text], both[without]
         if self.momentum is None:
             self.momentum = torch.zeros_like(text)
-        guidance, self.momentum = safety_guidance(uncond, text, safety, self.momentum, self.preset, self._unit(moment))
+        unit = self.prediction.noise_unit(float(moment))
+        guidance, self.momentum = safety_guidance(uncond, text, safety, self.momentum, self.preset, unit)
         if self.step >= self.warmup:
-            text = text - guidance
-        prediction = torch.cat([uncond, text]).to(three.dtype)
-        return type("Output", (), {"sample": prediction})() if returns_dict else (prediction,)
+            both[with_text] = text - guidance
+        return self.family.answer(both.to(three.dtype), kwargs)
+
+
+class Plain(NamedTuple):
+    """A network as it was before `SafeNetwork` took the place of its forward."""
+
+    forward: Any
+    config: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
 
 
 class SafePipeline:
     """A pipeline with SLD; called as the pipeline is."""
 
-    def __init__(self, pipeline: Any, preset: str, concept: str) -> None:
-        self.pipeline = pipeline
-        self.unet = SafeUNet(pipeline, PRESETS[preset], concept)
-        pipeline.unet.forward = self.unet
+    def __init__(self, pipeline: Any, preset: str, concept: str, model: Model) -> None:
+        self.pipeline, self.family = pipeline, pipeline.family
+        self.network = SafeNetwork(pipeline, PRESETS[preset], concept, model)
+        self.family.network(pipeline).forward = self.network
 
-    def __call__(self, *, guidance_scale: float, num_inference_steps: int, **kwargs: Any) -> Any:
-        if guidance_scale <= 1:
-            raise SafetyDPOError("SLD changes classifier-free guidance: model.guidance_scale must be above 1.")
-        self.unet.start(num_inference_steps)
-        return self.pipeline(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, **kwargs)
+    def __call__(self, *, prompt: list[str], num_inference_steps: int, height: int, width: int, **kwargs: Any) -> Any:
+        called = {"num_inference_steps": num_inference_steps, "height": height, "width": width}
+        self.network.start(len(prompt), **called)
+        return self.pipeline(prompt=prompt, **called, **kwargs)
 
 
 def open_pipeline(opening: Opening) -> SafePipeline:
     """The target's pipeline with SLD; the variant is the preset."""
-    return SafePipeline(load_pipeline(opening.model), opening.variant, opening.baselines.safety_concept)
+    pipeline, concept = load_pipeline(opening.model), opening.baselines.safety_concept
+    return SafePipeline(pipeline, opening.variant, concept, opening.model)

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetydpo.config.baselines import Baselines
 from safetydpo.config.model import Model
-from safetydpo.methods.external import external_pipeline
+from safetydpo.methods.external import open_external
 from safetydpo.models.pipeline import bad_weight, not_finite
 from safetydpo.storage.files import write_text
 
@@ -15,10 +16,14 @@ def check_external(name: str, config: Model, baselines: Baselines, out: Path | s
 
     Raises SafetyDPOError when it is not to be had, does not fit the model, or has weights that are not finite.
     """
-    path = baselines.external(name).path
-    pipeline = external_pipeline(config.model_copy(update={"device": "cpu"}), path)  # this job may run on a login node
+    external = baselines.external(name)
+    opened = open_external(config.model_copy(update={"device": "cpu"}), external)  # this job may run on a login node
+    pipeline: Any = getattr(opened, "pipeline", opened)
     if bad_weight(pipeline):
-        raise not_finite(pipeline, f"External {name}, {path}, has weights that are not finite")
-    facts = {"path": path, "pipeline": type(pipeline).__name__, "unet_parameters": pipeline.unet.num_parameters()}
+        raise not_finite(pipeline, f"External {name}, {external.path}, has weights that are not finite")
+    kind = pipeline.family.kind
+    parameters = pipeline.family.network(pipeline).num_parameters()
+    facts = {"path": external.path, "pipeline": type(pipeline).__name__, "family": kind.name}
+    facts |= {f"{kind.component}_parameters": parameters}
     write_text(json.dumps(facts, indent=1) + "\n", out)
     print(facts)

@@ -20,7 +20,8 @@ Tensors = dict[str, torch.Tensor]
 # <layer>.lora_A.weight, .lora_A.<adapter>.weight, .lora_down.weight, .lora.down.weight, _lora.down.weight, ...
 FACTOR = re.compile(r"(.+?)[._]lora(?:_|\.|_linear_layer\.)(A|B|down|up)(?:\.(\w+))?\.weight")
 MAGNITUDE = re.compile(r"(.+\.lora_magnitude_vector)(?:\.\w+)*")  # DoRA, as diffusers saves it
-PARTS = ("unet", "text_encoder", "text_encoder_2")
+NETWORKS = ("unet", "transformer")
+PARTS = (*NETWORKS, "text_encoder", "text_encoder_2", "text_encoder_3")
 # Part of a key -> what such a file is: none of them is a sum of lora_B lora_A that diffusers would apply.
 OTHERS = {
     "dora_scale": "a DoRA in kohya's naming",
@@ -33,7 +34,6 @@ OTHERS = {
 # How keys begin -> whose naming that is.
 NAMINGS = {
     "base_model.model.": "PEFT's own naming (its alpha is not in the file)",
-    "transformer.": "the naming of a transformer's LoRA, not of a UNet's",
     "diffusion_model.": "ComfyUI's naming",
     "lora_unet_": "kohya's naming",
 }
@@ -50,11 +50,12 @@ def fuse(pipeline: Any, path: Path, scale: float, own: bool) -> None:
         raise SafetyDPOError(f"{file.parent} has no {file.name}.")
     refuse_pickled(file)
     stored, header = read_safetensors(file, own)
-    named = {_as_diffusers(key, pipeline.unet): tensor for key, tensor in stored.items()}
+    network, component = pipeline.family.network(pipeline), pipeline.family.kind.component
+    named = {_as_diffusers(key, network, component): tensor for key, tensor in stored.items()}
     if len(named) < len(stored):
         raise SafetyDPOError(f"{file} holds several adapters: save the one that is meant alone.")
     tensors = _folded(named, file)
-    if reason := misfit(pipeline.unet, tensors):
+    if reason := misfit(network, component, tensors):
         raise SafetyDPOError(f"The LoRA in {file.parent} is of another model ({reason}).")
     try:
         _load(pipeline, tensors, header, renamed=tensors.keys() != stored.keys(), file=file)
@@ -71,13 +72,13 @@ def fuse(pipeline: Any, path: Path, scale: float, own: bool) -> None:
     pipeline.unload_lora_weights()
 
 
-def _as_diffusers(key: str, unet: nn.Module) -> str:
-    """The key as save_lora_weights writes it, where it is a UNet's own name or holds the name of PEFT's adapter."""
+def _as_diffusers(key: str, network: nn.Module, component: str) -> str:
+    """The key as save_lora_weights writes it, where it is the network's own name or holds that of PEFT's adapter."""
     if (match := FACTOR.fullmatch(key)) and match[3]:
         key = key.removesuffix(f".{match[3]}.weight") + ".weight"
     elif match := MAGNITUDE.fullmatch(key):
         key = match[1]
-    return f"unet.{key}" if key.split(".")[0] in dict(unet.named_children()) else key
+    return f"{component}.{key}" if key.split(".")[0] in dict(network.named_children()) else key
 
 
 def _folded(tensors: Tensors, file: Path) -> Tensors:
@@ -105,17 +106,20 @@ def _folded(tensors: Tensors, file: Path) -> Tensors:
     return out
 
 
-def misfit(unet: nn.Module, tensors: Tensors) -> str:
-    """The first key that has no place in the UNet, and why; "" where all do.
+def misfit(network: nn.Module, component: str, tensors: Tensors) -> str:
+    """The first key that has no place in the network, and why; "" where all do.
 
     Keys of other naming than diffusers' are not looked at.
     """
     for key, tensor in sorted(tensors.items()):
-        name, _, part = key.removeprefix("unet.").partition(".lora")
-        if not key.startswith("unet.") or not part.endswith(".weight"):
+        head, _, rest = key.partition(".")
+        name, _, part = rest.partition(".lora")
+        if head in NETWORKS and head != component:
+            return f"{key}: it is a {head}'s, the model has a {component}"
+        if head != component or not part.endswith(".weight"):
             continue
         try:
-            weight: Any = unet.get_submodule(name).weight
+            weight: Any = network.get_submodule(name).weight
         except AttributeError:
             return f"{key}: the model has no {name}"
         side = 1 if part in ("_A.weight", ".down.weight") else 0
@@ -133,9 +137,11 @@ def _load(pipeline: Any, tensors: Tensors, header: dict[str, str], renamed: bool
         pipeline.load_lora_weights(tensors)
     elif not renamed:
         pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    else:  # saved by the UNet itself, and of it alone
-        facts = {key if key.startswith("unet.") else f"unet.{key}": value for key, value in json.loads(facts).items()}
-        pipeline.unet.load_lora_adapter(tensors, prefix="unet", metadata=facts)
+    else:  # saved by the network itself, and of it alone
+        network, component = pipeline.family.network(pipeline), pipeline.family.kind.component
+        head = f"{component}."
+        facts = {key if key.startswith(head) else f"{head}{key}": value for key, value in json.loads(facts).items()}
+        network.load_lora_adapter(tensors, prefix=component, metadata=facts)
 
 
 def _not_applied(pipeline: Any, tensors: Tensors) -> list[str]:

@@ -31,6 +31,16 @@ def folder_of(name: str) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
+def not_loaded(name: str, error: Exception) -> SafetyDPOError:
+    """The error for a model that the libraries cannot load, with their reason."""
+    reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+    if Path(name).is_dir():
+        todo = "Its folder must be whole, as save_pretrained writes it, with safetensors weights"
+    else:
+        todo = f"Download it where there is a network (`hf download {name}`), or name a local folder"
+    return SafetyDPOError(f"Model {name} cannot be loaded ({reason}). {todo}.")
+
+
 def variant_of(part: Path) -> str | None:
     """The variant whose weights a part's folder has where it lacks plain ones, fp16 before others; None else.
 

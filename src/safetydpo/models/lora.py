@@ -13,28 +13,29 @@ FILE = "pytorch_lora_weights.safetensors"
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def save_factors(factors: Factors, folder: Path | str, header: dict[str, str]) -> None:
-    """Write factors with alpha = rank (any other scaling must be folded into lora_B before)."""
+def save_factors(factors: Factors, folder: Path | str, component: str, header: dict[str, str]) -> None:
+    """Write factors of a component (`unet`, `transformer`) with alpha = rank: any other scaling is in lora_B before."""
     tensors = {}
     for module, (a, b) in sorted(factors.items()):
-        tensors[f"unet.{module}.lora_A.weight"] = a.float()
-        tensors[f"unet.{module}.lora_B.weight"] = b.float()
+        tensors[f"{component}.{module}.lora_A.weight"] = a.float()
+        tensors[f"{component}.{module}.lora_B.weight"] = b.float()
     write_safetensors(tensors, Path(folder) / FILE, {"format": "pt", **header})
 
 
-def load_factors(folder: Path | str) -> Factors:
-    """Read factors; SafetyDPOError when the file is missing, damaged, not finite, or holds else than a UNet's factors.
+def load_factors(folder: Path | str, component: str) -> Factors:
+    """Read the factors of a component (`unet`, `transformer`).
 
-    Another key (an alpha, a DoRA's magnitude) would change what the factors mean.
+    SafetyDPOError when the file is missing, damaged, not finite, of another component, or holds else than factors:
+    another key (an alpha, a DoRA's magnitude) would change what they mean.
     """
-    path = Path(folder) / FILE
+    path, head = Path(folder) / FILE, f"{component}."
     tensors, _ = read_safetensors(path)
-    modules = sorted({key.removeprefix("unet.").rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key})
-    keys = {f"unet.{module}.lora_{side}.weight" for module in modules for side in "AB"}
+    modules = sorted({key.removeprefix(head).rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key})
+    keys = {f"{head}{module}.lora_{side}.weight" for module in modules for side in "AB"}
     if odd := sorted(keys ^ tensors.keys()) or ([] if keys else ["lora_A"]):
         has = "holds" if odd[0] in tensors else "has no"
-        raise SafetyDPOError(f"{path} is not a UNet LoRA in diffusers' layout: it {has} {odd[0]}.")
-    return {m: (tensors[f"unet.{m}.lora_A.weight"], tensors[f"unet.{m}.lora_B.weight"]) for m in modules}
+        raise SafetyDPOError(f"{path} is not the LoRA of a {component} in diffusers' layout: it {has} {odd[0]}.")
+    return {m: (tensors[f"{head}{m}.lora_A.weight"], tensors[f"{head}{m}.lora_B.weight"]) for m in modules}
 
 
 def same_modules(experts: dict[str, Factors]) -> list[str]:

@@ -18,13 +18,13 @@ TOGETHER = 256
 def images_of(pipeline: Any, prompts: list[str], seeds: Sequence[int], config: Model) -> np.ndarray:
     """Images (n, h, w, 3) uint8 of one batch; each starts from a CPU generator with its own seed."""
     output = pipeline(
-        prompt=prompts,
+        prompt=list(prompts),  # some pipelines write into it
         generator=[torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds],
         height=config.height,
         width=config.width,
         num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
         output_type="np",
+        **pipeline.family.render_options(config),
     )
     return pixels_of(pipeline, output.images, config.id)
 
@@ -57,9 +57,10 @@ def _batches(configs: Sequence[Model], window: int) -> list[list[int]]:
     """Numbers of the prompts of each batch: of one config, and of one of the stretches of `window` prompts."""
     batches = []
     for start in range(0, len(configs), window):
-        equal: dict[Model, list[int]] = {}
+        equal: dict[str, list[int]] = {}
         for i in range(start, min(start + window, len(configs))):
-            equal.setdefault(configs[i], []).append(i)
-        for config, same in equal.items():
-            batches += [same[i : i + config.batch_size] for i in range(0, len(same), config.batch_size)]
+            equal.setdefault(configs[i].model_dump_json(), []).append(i)
+        for same in equal.values():
+            size = configs[same[0]].batch_size
+            batches += [same[i : i + size] for i in range(0, len(same), size)]
     return batches

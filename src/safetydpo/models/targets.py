@@ -1,4 +1,4 @@
-"""Where in a UNet a LoRA can sit."""
+"""Where in a network a LoRA can sit."""
 
 from collections.abc import Iterable
 
@@ -7,22 +7,22 @@ from torch import nn
 from safetydpo.errors import SafetyDPOError
 
 
-def refuse_targets(unet: nn.Module, targets: Iterable[str], model: str) -> None:
+def refuse_targets(network: nn.Module, targets: Iterable[str], model: str) -> None:
     """SafetyDPOError for a target that no module's name ends in, or whose module a LoRA cannot sit on.
 
     targets: of `train.target_modules`; model: id of the model, for the message.
     """
     for target in targets:
-        ends = [(name, module) for name, module in unet.named_modules() if f".{name}".endswith(f".{target}")]
+        ends = [(name, module) for name, module in network.named_modules() if f".{name}".endswith(f".{target}")]
         if not ends:
             raise SafetyDPOError(
-                f"train.target_modules: no module of the UNet of {model} has a name that ends in {target}: "
+                f"train.target_modules: no module of the network of {model} has a name that ends in {target}: "
                 "correct the name, or take it out."
             )
         for name, module in ends:
             if why := _unfit(module):
                 raise SafetyDPOError(
-                    f"train.target_modules: {target} is {name} in the UNet of {model}, {why}: a LoRA sits on linear "
+                    f"train.target_modules: {target} is {name} in the network of {model}, {why}: a LoRA sits on linear "
                     "layers and plain convolutions; name those, or take it out."
                 )
 

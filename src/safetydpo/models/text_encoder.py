@@ -1,4 +1,4 @@
-"""The target model's text encoders: prompts as its UNet takes them, whether one fits the window, how near two are."""
+"""The target model's text encoders: prompts as its network takes them, whether one fits, how near two are."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,16 +6,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from safetydpo.config.model import Model
+from safetydpo.models.families.family import Condition, join_conditions
+from safetydpo.models.index import Index
 from safetydpo.models.pipeline import finite_of, load_pipeline
+
+CLIPS = (CLIPTextModel, CLIPTextModelWithProjection)
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+LONGEST = 512  # tokens of a prompt, of encoders that would take many thousands
 
 
 @contextmanager
-def _in_float32(pipeline: Any) -> Iterator[None]:
-    """The pipeline's text encoders in float32 while the block runs: half precision can overflow in them."""
-    encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
-    dtypes = [(encoder, encoder.dtype) for encoder in encoders if encoder is not None]
+def _clips_in_float32(pipeline: Any) -> Iterator[None]:
+    """The pipeline's CLIPs in float32 while the block runs: half precision can overflow in them."""
+    encoders = [encoder for name in ENCODERS if isinstance(encoder := getattr(pipeline, name, None), CLIPS)]
+    dtypes: list[tuple[Any, torch.dtype]] = [(encoder, encoder.dtype) for encoder in encoders]
     for encoder, _ in dtypes:
         encoder.float()
     try:
@@ -26,24 +33,17 @@ def _in_float32(pipeline: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def encode_prompts(pipeline: Any, prompts: list[str], batch_size: int = 64) -> dict[str, torch.Tensor]:
-    """Text embeddings as the UNet takes them: encoder_hidden_states (n, tokens, d), on SDXL also text_embeds (n, d).
+def encode_prompts(pipeline: Any, prompts: Sequence[str], model: Model, batch_size: int = 64) -> Condition:
+    """The condition of n prompts as the model's network takes it (see its family), on the CPU.
 
-    In float32. Raises SafetyDPOError where a value is not finite.
+    Raises SafetyDPOError where a value is not finite.
     """
-    parts: dict[str, list[torch.Tensor]] = {}
-    with _in_float32(pipeline):
+    parts: list[Condition] = []
+    with _clips_in_float32(pipeline):
         for start in range(0, len(prompts), batch_size):
-            encoded = pipeline.encode_prompt(
-                prompts[start : start + batch_size],
-                device=pipeline.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )
-            parts.setdefault("encoder_hidden_states", []).append(encoded[0].float().cpu())
-            if len(encoded) == 4:
-                parts.setdefault("text_embeds", []).append(encoded[2].float().cpu())
-    return {name: _finite(pipeline, torch.cat(tensors)) for name, tensors in parts.items()}
+            encoded = pipeline.family.encode(pipeline, prompts[start : start + batch_size], model)
+            parts.append({name: tensor.cpu() for name, tensor in encoded.items()})
+    return {name: _finite(pipeline, tensor) for name, tensor in join_conditions(parts).items()}
 
 
 def _finite(pipeline: Any, embeddings: torch.Tensor) -> torch.Tensor:
@@ -51,34 +51,45 @@ def _finite(pipeline: Any, embeddings: torch.Tensor) -> torch.Tensor:
 
 
 class TextEncoder:
-    """Tokenizers and text encoder of a pipeline, without its UNet and VAE; on the CPU, in float32."""
+    """Tokenizers and first text encoder of a model, without its network and VAE; on the CPU, in float32."""
 
     def __init__(self, config: Model) -> None:
         config = config.model_copy(update={"device": "cpu", "dtype": "float32"})
-        self.pipeline: Any = load_pipeline(config, without=("unet", "vae"))
-        second = getattr(self.pipeline, "tokenizer_2", None)
-        self.tokenizers = [tokenizer for tokenizer in (self.pipeline.tokenizer, second) if tokenizer is not None]
+        self.pipeline: Any = load_pipeline(config, without=("network", "vae", *ENCODERS[1:]))
+        self.windows = self.pipeline.family.windows(self.pipeline, config, Index(config).parts)
 
     def fits(self, prompt: str) -> bool:
-        """Whether no tokenizer of the model would cut the prompt."""
-        return all(len(t(prompt, verbose=False).input_ids) <= t.model_max_length for t in self.tokenizers)
+        """Whether no tokenizer that must read a prompt whole would cut it."""
+        return all(len(tokenizer(prompt, verbose=False).input_ids) <= length for tokenizer, length in self.windows)
 
     @torch.inference_mode()
     def embed(self, prompts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """Pooled embeddings (n, d) of the first text encoder, of unit length."""
-        tokenizer, parts = self.pipeline.tokenizer, []
+        tokenizer, encoder, parts = self.pipeline.tokenizer, self.pipeline.text_encoder, []
+        clip = isinstance(encoder, CLIPS)
+        length = min(tokenizer.model_max_length, LONGEST)
         for start in range(0, len(prompts), batch_size):
             tokens = tokenizer(
                 list(prompts[start : start + batch_size]),
-                padding="max_length",
+                padding="max_length" if clip else "longest",
                 truncation=True,
-                max_length=tokenizer.model_max_length,
+                max_length=length,
                 return_tensors="pt",
             )
-            pooled = _finite(self.pipeline, self.pipeline.text_encoder(tokens.input_ids).pooler_output)
+            output = encoder(tokens.input_ids, attention_mask=None if clip else tokens.attention_mask)
+            pooled = _finite(self.pipeline, _pooled(output, tokens.attention_mask))
             parts.append(torch.nn.functional.normalize(pooled, dim=1).numpy())
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
     def similarity(self, first: Sequence[str], second: Sequence[str]) -> np.ndarray:
         """Cosine (n,) of the embeddings of first[i] and second[i]."""
         return (self.embed(first) * self.embed(second)).sum(1) if len(first) else np.zeros(0, np.float32)
+
+
+def _pooled(output: Any, mask: torch.Tensor) -> torch.Tensor:
+    """One vector a prompt (n, d): CLIP's own; of a language model, which has none, the mean over the tokens."""
+    for name in ("text_embeds", "pooler_output"):
+        if getattr(output, name, None) is not None:
+            return output[name]
+    weights = mask[..., None].to(output.last_hidden_state)
+    return (output.last_hidden_state * weights).sum(1) / weights.sum(1)

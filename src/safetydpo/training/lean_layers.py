@@ -1,4 +1,4 @@
-"""Layers of an adapted, otherwise frozen UNet in training: the same arithmetic, less time and memory.
+"""Layers of an adapted, otherwise frozen network in training: the same arithmetic, less time and memory.
 
 torch keeps a convolution's input for the weight's gradient even where the weight is frozen, and PEFT's LoRA is five
 operations with an activation kept for each. Both are one autograd function here, with the backward pass written out.
@@ -90,12 +90,12 @@ def _large_and_frozen(conv: nn.Conv2d) -> bool:
     return conv.in_channels >= LARGE and conv.padding_mode == "zeros" and not conv.weight.requires_grad
 
 
-def use_lean_layers(unet: nn.Module) -> None:
+def use_lean_layers(network: nn.Module) -> None:
     """Let large frozen convolutions and PEFT's LoRAs on linear layers compute by the functions above.
 
     A LoRA on a convolution is PEFT's own: its factors are convolutions that train.
     """
-    for layer in unet.modules():
+    for layer in network.modules():
         if isinstance(layer, BaseTunerLayer):
             plain = isinstance(layer.lora_dropout["default"], nn.Identity)  # type: ignore[index]
             if isinstance(layer.base_layer, nn.Linear) and plain:

@@ -43,7 +43,7 @@ class Samples:
         self.features, self.roles, self.batch_size, self.seed, self.share = features, roles, batch_size, seed, share
         self.epochs: dict[int, list[int]] = {}
         self.draws = config.draws if config.reference == "cached" else 0
-        self.flip = config.flip
+        self.flip, self.rendered = config.flip, config.noise == "rendered"
         pairs = roles == PAIR_ROLES
         self.dropout = config.caption_dropout if pairs else 0.0
         self.safe_share = SAFE_SHARE[config.condition] if pairs else 0.0
@@ -98,4 +98,5 @@ class Samples:
             [draw.key for draw in draws],
             captions=[caption for caption, _ in coins],
             flips=[flip for _, flip in coins],
+            rendered=self.rendered,
         )

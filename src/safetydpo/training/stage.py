@@ -16,7 +16,7 @@ from safetydpo.config.training import Train
 from safetydpo.config.versions import MACHINE_KEYS, STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features, read_features
-from safetydpo.models.cards import expert_card
+from safetydpo.models.cards import Aligned, expert_card
 from safetydpo.models.lora import save_factors
 from safetydpo.running.devices import device_of
 from safetydpo.running.launch import launch, read_job, report_error
@@ -73,6 +73,11 @@ def _samples(
     features: Features = read_features(paths, model.id).first(count)
     if config.flip and not features.flips:
         raise SafetyDPOError(f"{paths[0]} has no mirrored images, train.flip wants them: delete it and rerun.")
+    if config.noise == "rendered" and features.seeds is None:
+        raise SafetyDPOError(
+            f"{paths[0]} is of images that were not rendered here, so their noise is not known: set train.noise to "
+            "fresh."
+        )
     size = config.batch_size if roles == PAIR_ROLES else config.preserve.batch_size
     return Samples(features, roles, size, config, seed, share)
 
@@ -102,7 +107,7 @@ def _train(
     share = Share(accelerator.process_index, accelerator.num_processes)
     samples = _samples(features, PAIR_ROLES, model, config, key, share, pairs)
     kept = _samples([retain], RETAIN_ROLES, model, config, seed_of(key, "retain"), share) if retain else None
-    denoiser = Denoiser(model, config.mixed_precision, accelerator.device)
+    denoiser = Denoiser(model, config.mixed_precision, accelerator.device, config.timestep_sampling)
     for part in [s for s in (samples, kept) if s]:
         denoiser.check(part.features)
     denoiser.add_adapter(config, key)
@@ -117,8 +122,9 @@ def _train(
     if accelerator.is_main_process:
         header = made_by("train", expert=name, **facts)
         write_parquet(log, Path(out) / "training.parquet", header)
-        write_text(expert_card(name, model.id, config, steps, len(samples.features), log), Path(out) / "README.md")
-        save_factors(denoiser.factors(), out, header)
+        card = Aligned.of(model), config, denoiser.prediction.sampling, steps, len(samples.features), log
+        write_text(expert_card(name, *card), Path(out) / "README.md")
+        save_factors(denoiser.factors(), out, denoiser.family.kind.component, header)
         states.clear()
 
 

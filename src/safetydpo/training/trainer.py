@@ -146,7 +146,7 @@ class Trainer:
             num_warmup_steps=self.config.warmup_steps,
             num_training_steps=steps,
         )
-        self.denoiser.policy, self.optimizer = self.accelerator.prepare(self.denoiser.unet, bare)
+        self.denoiser.policy, self.optimizer = self.accelerator.prepare(self.denoiser.network, bare)
         self.rows: list[dict[str, float]] = []
         self.interrupt = Interrupt()
         self.overflows = 0
@@ -202,7 +202,7 @@ class Trainer:
         return row | {"grad_norm": norm, "pairs_per_s": count / (time.perf_counter() - begin)}
 
     def _refuse_without_gradient(self) -> None:
-        weights = {name: p for name, p in self.denoiser.unet.named_parameters() if p.requires_grad}
+        weights = {name: p for name, p in self.denoiser.network.named_parameters() if p.requires_grad}
         if still := [name for name, weight in weights.items() if weight.grad is None]:
             raise SafetyDPOError(
                 f"{self.name}: {len(still)} of {len(weights)} weights that are to train get no gradient, first "

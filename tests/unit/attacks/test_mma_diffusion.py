@@ -32,7 +32,7 @@ def test_distance_is_one_minus_cosine():
     assert found.tolist() == [0.0, 1.0, 2.0]
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "sd3", "flux-dev", "z-image"])
 def test_gradient_and_position_are_aligned(tmp_path, family):
     """The gradient at position k agrees with what a small step of the one-hot at k does to the loss."""
     target = target_of(tmp_path / "m", family)

@@ -30,7 +30,7 @@ def test_a_vae_that_overflows_in_half_precision_encodes_in_float32(tmp_path):
 
 @pytest.mark.parametrize(
     ("part", "said"),
-    [("vae", "latents of base's image"), ("unet", "the UNet's errors"), ("text_encoder", "text embeddings")],
+    [("vae", "latents of base's image"), ("unet", "the network's errors"), ("text_encoder", "text embeddings")],
 )
 def test_nan_of_a_model_is_a_sentence_and_no_prefix(tmp_path, part, said):
     target = target_of(tmp_path / "m")
@@ -40,7 +40,7 @@ def test_nan_of_a_model_is_a_sentence_and_no_prefix(tmp_path, part, said):
         PrefixSearch(target, CONFIG, Given({}, strip=False)).propose([case()])
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "sd3-t5", "flux-dev"])
 def test_a_batch_of_prompts_of_different_lengths_is_each_of_them(tmp_path, family):
     target = target_of(tmp_path / "m", family)
     search = PrefixSearch(target, CONFIG, Given({}, strip=False))
@@ -54,6 +54,89 @@ def test_a_batch_of_prompts_of_different_lengths_is_each_of_them(tmp_path, famil
     assert torch.allclose(both, torch.cat(alone), atol=1e-5)
     gradient = torch.autograd.grad(both.sum(), cases[1].state["prefix"], retain_graph=True)[0]
     assert torch.allclose(gradient, torch.autograd.grad(alone[1].sum(), cases[1].state["prefix"])[0], atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["sd3", "sd3-t5", "flux-dev", "flux-schnell"])
+def test_of_a_flow_model_it_is_the_velocitys_error_under_the_text_that_is_proposed(tmp_path, family):
+    """Against the pipeline's own reading of that text, and calls of the transformer written out here."""
+    target = target_of(tmp_path / "m", family)
+    search, one, pipeline = PrefixSearch(target, CONFIG, Given({}, strip=False)), case(), target.pipeline
+    search._start(one)
+    noise, scale = torch.randn(1, 4, 8, 8, generator=rng()), pipeline.vae.config.scaling_factor
+    found = search._loss([one], torch.tensor([300.0]), noise)
+    image = torch.from_numpy(one.base_image).permute(2, 0, 1)[None] / 127.5 - 1
+    latents = (pipeline.vae.encode(image).latent_dist.mean - 0.1) * scale
+    noisy, text = 0.7 * latents + 0.3 * noise, search._text(one)
+    assert len(text.split()) == len(one.original.split()) + 2
+    if family.startswith("sd3"):
+        length = {"max_sequence_length": 24} if family == "sd3-t5" else {}
+        hidden, _, pooled, _ = pipeline.encode_prompt(text, text, text, do_classifier_free_guidance=False, **length)
+        model_pred = pipeline.transformer(noisy, hidden, pooled, torch.tensor([300.0])).sample
+    else:
+        hidden, pooled, text_ids = pipeline.encode_prompt(text, max_sequence_length=24)
+        image_ids = torch.tensor([[0.0, row, column] for row in range(4) for column in range(4)])
+        packed = noisy.reshape(1, 4, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 16, 16)
+        guidance = torch.tensor([2.0]) if family == "flux-dev" else None
+        args = (packed, hidden, pooled, torch.tensor([0.3]), image_ids, text_ids, guidance)
+        packed = pipeline.transformer(*args).sample
+        model_pred = packed.reshape(1, 4, 4, 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(1, 4, 8, 8)
+    assert found.tolist() == pytest.approx([float((model_pred - (noise - latents)).square().mean())], rel=1e-4)
+
+
+@pytest.mark.parametrize(("family", "shift"), [("sd3", 3.0), ("flux-schnell", 1.0), ("flux-dev", 1.583084)])
+def test_timesteps_are_shifted_as_the_models_own(tmp_path, family, shift):
+    search = PrefixSearch(target_of(tmp_path / "m", family), CONFIG, Given({}, strip=False))
+    share = float(torch.randn((), generator=rng(3)).sigmoid())  # flux-dev: exp(0.5 - 0.65 x 240 / 3840), of 16 tokens
+    assert float(search.prediction.draw_timestep(rng(3))) == pytest.approx(
+        1000 * shift * share / (1 + (shift - 1) * share)
+    )
+
+
+@pytest.mark.parametrize("family", ["sd3-t5", "flux-dev"])
+def test_gradients_flow_through_all_that_the_encoders_under_attack_say(tmp_path, family, monkeypatch):
+    """What a small step of the prefix does to the loss: with soft tokens, and the text as it is."""
+    monkeypatch.setattr("safetydpo.attacks.unlearn_diff_atk.straight_through", lambda rows: rows)
+    search = PrefixSearch(target_of(tmp_path / "m", family), CONFIG, Given({}, strip=False))
+    one = case()
+    search._start(one)
+    monkeypatch.setattr(search, "_text", lambda _: "a fern")
+    prefix, noise = one.state["prefix"], torch.randn(1, 4, 8, 8, generator=rng())
+    (gradient,) = torch.autograd.grad(search._loss([one], torch.tensor([500.0]), noise).sum(), prefix)
+    for place in (0, 1):
+        token = int(gradient[place].abs().argmax())
+        losses = []
+        for step in (0.03, -0.03):
+            moved = prefix.detach().clone()
+            moved[place, token] += step
+            one.state["prefix"] = moved
+            losses.append(float(search._loss([one], torch.tensor([500.0]), noise)))
+        assert (losses[0] - losses[1]) / 0.06 == pytest.approx(float(gradient[place, token]), rel=0.05)
+
+
+@pytest.mark.parametrize(("family", "encoder"), [("sd3-t5", "text_encoder_3"), ("flux-dev", "text_encoder")])
+def test_encoders_of_other_tokens_read_a_text_once(tmp_path, family, encoder):
+    target, calls = target_of(tmp_path / "m", family), []
+    getattr(target.pipeline, encoder).register_forward_hook(lambda *_: calls.append(1))
+    config = CONFIG.model_copy(update={"steps": 3, "learning_rate": 1e-9})  # so that no token changes
+    search, cases = PrefixSearch(target, config, Given({}, strip=False)), [case(1), case(2)]
+    search.propose(cases)
+    assert len(calls) == 2
+    cases[0].state["prefix"] = cases[0].state["prefix"].detach().flip(1).requires_grad_(True)
+    cases[0].state["optimizer"] = torch.optim.Adam([cases[0].state["prefix"]], lr=1e-9)
+    search.propose(cases)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("family", ["sd3-t5", "flux-dev"])
+def test_in_bfloat16_a_prefix_moves_too(tmp_path, family):
+    search = PrefixSearch(target_of(tmp_path / "m", family, dtype="bfloat16"), CONFIG, Given({}, strip=False))
+    one = case()
+    search._start(one)
+    before = one.state["prefix"].detach().clone()
+    search.propose([one])
+    assert one.steps == 2
+    assert not torch.equal(one.state["prefix"], before)
 
 
 def test_projection_to_the_simplex_by_hand():

@@ -15,7 +15,7 @@ def test_uce_preserves_the_retain_prompts_of_a_file(tiny, tmp_path):
     write_parquet(pd.DataFrame({"prompt": ["a blue star"]}), tmp_path / "retain.parquet")
     config, out = Baselines(concepts=CONCEPTS, uce=Uce(preserve_scale=1e5, guide="circle")), tmp_path / "w.safetensors"
     old = dict(load_pipeline(tiny).unet.named_parameters())
-    star = subject_embeddings(load_pipeline(tiny), ["a blue star"])[0]
+    star = subject_embeddings(load_pipeline(tiny), ["a blue star"], tiny)[0]
     moved = []
     for retain in (None, tmp_path / "retain.parquet"):
         erase("uce", tiny, config, 0, tmp_path / "c", out, retain)

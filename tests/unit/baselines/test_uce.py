@@ -51,7 +51,7 @@ def test_a_matrix_that_rounding_decides_or_nan_is_not_written():
 def test_a_subject_is_the_last_word_piece(tiny):
     pipeline = load_pipeline(tiny)
     states = pipeline.encode_prompt(["a red circle"], "cpu", 1, False)[0][0]
-    found = subject_embeddings(pipeline, ["a red circle", ""])
+    found = subject_embeddings(pipeline, ["a red circle", ""], tiny)
     assert found[0].allclose(states[3])  # start, a, red, circle, end
     assert found[1].allclose(states[0])
 
@@ -67,8 +67,8 @@ def test_uce_changes_cross_attention_values_towards_the_guide(tmp_path, family):
     old = dict(pipeline.unet.named_parameters())
     assert set(changed) == {n for n in old if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
     name = next(n for n in changed if n.endswith("to_v.weight"))
-    c, guide = subject_embeddings(pipeline, CONCEPTS), subject_embeddings(pipeline, ["circle"])[0]
-    assert torch.allclose(c @ changed[name].T, (old[name] @ guide).expand(3, -1), atol=1e-2)
-    assert not torch.allclose(c @ old[name].T, (old[name] @ guide).expand(3, -1), atol=1e-2)
+    c, guide = (subject_embeddings(pipeline, texts, model) for texts in (CONCEPTS, ["circle"]))
+    assert torch.allclose(c @ changed[name].T, (old[name] @ guide[0]).expand(3, -1), atol=1e-2)
+    assert not torch.allclose(c @ old[name].T, (old[name] @ guide[0]).expand(3, -1), atol=1e-2)
     rendered = open_method("uce", model, strong, tmp_path / "w.safetensors").unet
     assert dict(rendered.named_parameters())[name].equal(changed[name])

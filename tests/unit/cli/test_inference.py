@@ -3,14 +3,19 @@
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from tiny import make_pipeline
 
-from safetydpo.cli.inference import read_prompts, starting_noise
+from safetydpo.cli.inference import arguments, read_prompts, run, starting_noise
 from safetydpo.errors import SafetyDPOError
+from safetydpo.models.index import Index
 from safetydpo.models.pipeline import load_pipeline
 
 THREE = "prompt,image\na red circle,a.png\na blue star,b.png\na green square,c.png\n"
@@ -145,6 +150,66 @@ def test_rows_that_agree_on_an_image_are_rendered_once(rendered):
     status, said, images = rendered("prompt,image,evaluation_seed\na star,x.png,1\na star,x.png,1\n")
     assert (status, list(images)) == (0, ["x.png"])
     assert "1 images written" in said
+
+
+def command(model, folder, *flags):
+    """What the command says, and the image of its one prompt."""
+    (folder / "p.csv").write_text("prompt,image\na red circle,a.png\n")
+    paths = ["--model_path", str(model), "--prompts_path", str(folder / "p.csv"), "--save_path", str(folder / "out")]
+    said, status = run(arguments().parse_args([*paths, "--device", "cpu", "--num_inference_steps", "2", *flags]))
+    assert status == 0
+    return said, np.asarray(Image.open(folder / "out/a.png")).astype(int)
+
+
+def plain(model, noise, dtype=torch.float32, **options):
+    """The image of that prompt through a pipeline of diffusers' own."""
+    pipeline = DiffusionPipeline.from_pretrained(model.id, dtype=dtype, **dict.fromkeys(Index(model).missing))
+    size = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "np"}
+    return (pipeline("a red circle", latents=noise, **size, **options).images[0] * 255).round().astype(int)
+
+
+NOISE = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+# A token is a patch of 2 x 2: rows of patches, columns of patches, then channel, row and column in the patch.
+PACKED = NOISE.view(1, 4, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "noise", "guidance"),
+    [
+        ("sd3", torch.float32, NOISE, 3),
+        ("flux-dev", torch.bfloat16, PACKED.bfloat16(), 3),
+        ("z-image", torch.bfloat16, NOISE, 2),  # its pipeline calls w - 1 the scale, and steps in float32
+    ],
+)
+def test_a_transformer_starts_from_the_commands_noise(tmp_path, family, dtype, noise, guidance):
+    model = make_pipeline(tmp_path / "p", family)
+    flags = ["--image_size", "16", "--guidance_scale", "3", "--dtype", str(dtype).removeprefix("torch.")]
+    _, image = command(model.id, tmp_path, *flags)
+    expected = plain(model, noise, dtype, guidance_scale=guidance)
+    assert abs(image - expected).max() <= 1
+    assert abs(image - plain(model, noise.flip(1), dtype, guidance_scale=guidance)).max() > 1
+
+
+def test_without_a_guidance_scale_a_unet_has_the_published_one_and_others_their_pipelines(tiny, tmp_path):
+    _, image = command(tiny.id, tmp_path, "--image_size", "16")
+    assert abs(image - plain(tiny, NOISE, guidance_scale=7.5)).max() <= 1
+    model = make_pipeline(tmp_path / "p", "sd3")
+    _, image = command(model.id, tmp_path, "--image_size", "16", "--overwrite")
+    assert abs(image - plain(model, NOISE)).max() <= 1
+
+
+def test_a_guidance_scale_that_would_be_ignored_is_refused(tmp_path):
+    model = make_pipeline(tmp_path / "p", "flux-schnell")
+    with pytest.raises(SafetyDPOError, match=r"guidance_scale is 3\.5, and .* would ignore it: .*Set it to 1"):
+        command(model.id, tmp_path, "--guidance_scale", "3.5")
+    for flags in ([], ["--guidance_scale", "0", "--overwrite"]):  # as its model card calls it
+        assert "1 images written" in command(model.id, tmp_path, "--image_size", "16", *flags)[0]
+
+
+def test_an_image_size_of_half_a_patch_is_said(tmp_path):
+    model = make_pipeline(tmp_path / "p", "sd3")  # a pixel of the latents is 2 of an image, a patch 2 of the latents
+    with pytest.raises(SafetyDPOError, match="--image_size 18 must be a multiple of 4"):
+        command(model.id, tmp_path, "--image_size", "18")
 
 
 def test_an_image_size_that_the_vae_cannot_make_is_said(rendered):

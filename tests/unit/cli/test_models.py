@@ -23,6 +23,37 @@ def test_a_unet_folder_is_rendered_on_its_base(rendered, tiny, tmp_path):
     assert abs(images["a.png"] - rendered(THREE, folder="tiny")[2]["a.png"]).max() > 1
 
 
+def test_a_transformer_folder_is_rendered_on_its_base(rendered, tmp_path):
+    model = make_pipeline(tmp_path / "whole", "sd3")
+    load_pipeline(model).transformer.save_pretrained(tmp_path / "alone/transformer")
+    small = ["--image_size", "16"]
+    assert "Which model" in (said := rendered(THREE, *small, model=tmp_path / "alone", folder="no")[0])
+    assert "is not to be seen from it: give --base_model" in said
+    images = [
+        rendered(THREE, *small, "--base_model", model.id, model=path, folder=name)[2]["a.png"]
+        for name, path in (("alone-out", tmp_path / "alone"), ("whole-out", model.id))
+    ]
+    assert abs(images[0] - images[1]).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "base"),  # the numbers of the published configs
+    [
+        ("SD3Transformer2DModel", {"num_layers": 24, "pos_embed_max_size": 192}, "stable-diffusion-3-medium-diffusers"),
+        ("SD3Transformer2DModel", {"num_layers": 24, "pos_embed_max_size": 384}, "stable-diffusion-3.5-medium"),
+        ("SD3Transformer2DModel", {"num_layers": 38, "pos_embed_max_size": 192}, "stable-diffusion-3.5-large"),
+        ("FluxTransformer2DModel", {"in_channels": 64, "guidance_embeds": True}, "FLUX.1-dev"),
+        ("FluxTransformer2DModel", {"in_channels": 64, "guidance_embeds": False}, "FLUX.1-schnell"),
+        ("FluxTransformer2DModel", {"in_channels": 384, "guidance_embeds": True}, "give --base_model"),  # inpainting
+        ("ZImageTransformer2DModel", {"n_layers": 30, "dim": 3840}, "give --base_model"),  # Turbo or not
+    ],
+)
+def test_the_base_of_a_transformer_is_known_where_its_config_is_of_one_model(tmp_path, kind, facts, base):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": kind, "joint_attention_dim": 4096, **facts}))
+    with pytest.raises(SafetyDPOError, match=base):  # which is not here
+        command_model(str(tmp_path), None, "cpu", "float32")
+
+
 @pytest.mark.parametrize(
     "key",
     [

@@ -1,10 +1,16 @@
 """Parts of a config that do not fit together."""
 
+import json
+
 import pandas as pd
 import pytest
 
+from safetydpo.attacks.registry import ATTACKS
+from safetydpo.config import checks
 from safetydpo.config.loading import load_config, planned_config
 from safetydpo.errors import SafetyDPOError
+from safetydpo.methods.registry import KINDS
+from safetydpo.models.families.registry import FAMILIES, kind_of
 
 
 def test_a_folder_of_images_has_no_safe_prompts_to_prefer_them_under(with_value):
@@ -193,3 +199,115 @@ def test_rows_of_json_are_no_lines(with_value, tmp_path, name):
     (tmp_path / name).write_text('[{"prompt": "a"}, {"prompt": "b"}]')
     config = of_files(with_value("evaluate.shards", 2), {"kind": "unsafe", "path": str(tmp_path / name)})
     assert planned_config(config, [])
+
+
+def folder_of(tmp_path, **parts) -> str:
+    """A model's folder, as far as a plan looks at it."""
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "X", **parts}))
+    return str(tmp_path)
+
+
+def planned_lines(config) -> list[str]:
+    with pytest.raises(SafetyDPOError) as error:
+        planned_config(config, [])
+    return [line.strip() for line in str(error.value).splitlines()[1:]]
+
+
+def test_what_the_models_family_cannot_do_is_said_by_the_plan(with_value, tmp_path, monkeypatch):
+    name = folder_of(tmp_path, transformer=["diffusers", "FluxTransformer2DModel"])
+    why = {"uce": "it is so", "sld-*": "it is thus", "unlearn-diff-atk": "so it is", "esd-x": "nobody asked"}
+    kind = next(kind for kind in FAMILIES if kind.name == "flux")
+    monkeypatch.setattr(checks, "kind_of", lambda index: kind_of(index) == kind and kind._replace(refuses=why))
+    config = with_value("model.id", name)  # the default matrix has sld-medium and uce
+    config["attacks"] = {"run": ["unlearn-diff-atk"], "methods": ["base", "uce"], "forbidden": ["x"]}
+    assert planned_lines(config) == [
+        f"{what} cannot be done with {name}, of family flux: {why[kind]}; take it out"
+        for what, kind in {
+            "evaluate.matrix: `sld-medium`": "sld-*",
+            "evaluate.matrix: `uce`": "uce",
+            "attacks.methods: `uce`": "uce",
+            "attacks.run: `unlearn-diff-atk`": "unlearn-diff-atk",
+        }.items()
+    ]
+    config["attacks"]["run"] = []  # then its methods are attacked by none
+    config["evaluate"]["matrix"][0]["methods"] = ["base", "esd-u", "all-single", "merged-co-merge"]
+    assert planned_config(config, [])
+    assert load_config(with_value("model.id", name))  # of a run that is done
+
+
+def test_a_family_that_is_not_known_is_said_by_the_plan_and_an_absent_model_is_not(with_value, tmp_path):
+    name = folder_of(tmp_path, transformer=["diffusers", "SanaTransformer2DModel"])
+    (line,) = planned_lines(with_value("model.id", name))
+    assert line.startswith(
+        f"model.id: Model {name} is a X with SanaTransformer2DModel, of a family that is not known here."
+    )
+    assert line.endswith("docs/models.md says how to add one.")
+    for absent in ("no/such-model", "not a hub id {x}", str(tmp_path / "gone")):
+        assert planned_config(with_value("model.id", absent), [])  # check_model says it
+    (tmp_path / "model_index.json").write_text("{")
+    assert planned_config(with_value("model.id", name), [])
+
+
+def test_a_model_in_the_hubs_cache_is_looked_at_too(with_value, tmp_path, monkeypatch):
+    folder_of(tmp_path, transformer=["diffusers", "SD3Transformer2DModel"])
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: str(tmp_path / file))
+    (line,) = planned_lines(with_value("model.id", "some/hub-id"))
+    assert line.startswith(
+        "evaluate.matrix: `uce` cannot be done with some/hub-id, of family sd3: it has no cross-atten"
+    )
+
+
+def test_methods_that_change_guidance_need_it(with_value):
+    config = with_value("model.guidance_scale", 1)
+    assert problems(config) == [
+        "evaluate.matrix: `sld-medium` changes classifier-free guidance, which is off: raise model.guidance_scale, or "
+        "take it out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        *(
+            ({name: 2}, f"`{name}` is given by each job, or by a key of its own: take it out")
+            for name in (
+                "height",
+                "guidance_scale",
+                "prompt_2",
+                "negative_prompt",
+                "generator",
+                "num_images_per_prompt",
+            )
+        ),
+        ({"max_sequence_length": "77"}, "`max_sequence_length` is a number of tokens, 1 or more, not '77'"),
+        ({"max_sequence_length": 0}, "`max_sequence_length` is a number of tokens, 1 or more, not 0"),
+    ],
+)
+def test_arguments_that_jobs_give_are_none_of_a_configs(with_value, call, said):
+    assert problems(with_value("model.call", call)) == [f"model.call: {said}"]
+    external = {"name": "x", "path": "x", "call": call}
+    assert problems(with_value("baselines.externals", [external])) == [f"baselines.externals.0.call: {said}"]
+    assert load_config(with_value("model.call", {"max_sequence_length": 77, "cfg_truncation": 0.9}))
+
+
+def test_the_noise_of_images_that_a_source_brings_is_not_known(with_value, tmp_path):
+    config = with_value("train.noise", "rendered")
+    assert load_config(config)
+    config["prompts"] = {"source": "folder", "path": "data", "pairs": 48}
+    config["ablation"] = [{"name": "noise", "variants": [{"name": "own", "train": {"noise": "rendered"}}]}]
+    config["train"]["preserve"] = {"weight": 0}
+    config["tune"] = {"scales": [1.0]}
+    config["evaluate"]["matrix"] = [{"methods": ["base"], "benchmarks": ["test", "safe"]}]
+    config["evaluate"]["fid_reference"] = None
+    said = "source `folder` brings its images, whose noise nobody knows; write `fresh`"
+    assert problems(config) == [f"train.noise: {said}", f"ablation noise-own: train.noise: {said}"]
+    config["train"]["noise"] = "fresh"
+    assert problems(config) == [f"ablation noise-own: train.noise: {said}"]
+    config["ablation"] = []
+    assert load_config(config)
+
+
+def test_families_refuse_methods_and_attacks_that_there_are():
+    names = {kind.name for kind in KINDS} | set(ATTACKS)
+    for kind in FAMILIES:
+        assert kind.refuses.keys() <= names

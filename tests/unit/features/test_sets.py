@@ -19,7 +19,7 @@ def shard(path, ids, captions, embeddings, latents):
         "encoder_hidden_states": torch.tensor(embeddings).view(-1, 1, 1),
         "safe_caption": torch.tensor(captions),
     }
-    write_safetensors(tensors, path, {"ids": json.dumps(ids), "model": "m"})
+    write_safetensors(tensors, path, {"ids": json.dumps(ids), "model": "m", "family": "unet"})
     return path
 
 
@@ -65,16 +65,60 @@ def anonymous_memory() -> int:
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    n, path = 3000, tmp_path / "large.safetensors"
-    tensors = {"safe_mean": torch.ones(n, 4, 64, 64), "safe_std": torch.ones(n, 4, 64, 64)}  # 393 MB
-    tensors |= {"safe_caption": torch.zeros(n, dtype=torch.long), "encoder_hidden_states": torch.ones(1, 77, 768)}
-    write_safetensors(tensors, path, {"ids": json.dumps([str(i) for i in range(n)]), "model": "m"})
+    n, path = 1500, tmp_path / "large.safetensors"
+    tensors = {"safe_mean": torch.ones(n, 4, 64, 64), "safe_std": torch.ones(n, 4, 64, 64)}  # 197 MB
+    tensors |= {"safe_caption": torch.arange(n), "seeds": torch.arange(n)}
+    tensors |= {"encoder_hidden_states": torch.ones(n, 77, 1024, dtype=torch.bfloat16)}  # 237 MB
+    write_safetensors(tensors, path, {"ids": json.dumps([str(i) for i in range(n)]), "model": "m", "family": "unet"})
     del tensors
     before = anonymous_memory()
     features = read_features([path], "m")
     total = sum(features.posterior("safe", i)[0].sum().item() for i in range(n))
     assert total == n * 4 * 64 * 64
+    texts = (features.condition([i], ["safe"])["encoder_hidden_states"] for i in range(n))
+    assert sum(text[0, 0].sum().item() for text in texts) == n * 1024
+    assert features.seeds == list(range(n))
     assert anonymous_memory() - before < 130_000_000
+
+
+def test_texts_of_16_bits_survive_the_file_and_are_checked(tmp_path):
+    values = torch.tensor([0.1, -3.0, 2e30]).bfloat16().view(-1, 1, 1)
+    tensors = {"safe_mean": torch.zeros(2, 1, 1, 1), "safe_std": torch.zeros(2, 1, 1, 1)}
+    tensors |= {"encoder_hidden_states": values}
+    tensors |= {"safe_caption": torch.tensor([1, 0]), "lengths": torch.tensor([1, 1, 1])}
+    header = {"ids": json.dumps(["a", "b"]), "model": "m", "family": "z-image"}
+    write_safetensors(tensors, tmp_path / "f", header)
+    features = read_features([tmp_path / "f"], "m")
+    condition = features.condition([0, 1, 0], ["safe", "safe", ""])
+    assert condition["encoder_hidden_states"].dtype == torch.bfloat16
+    assert torch.equal(condition["encoder_hidden_states"], values[[1, 0, 2]])
+    assert condition["lengths"].tolist() == [1, 1, 1]
+    assert (features.family, features.seeds, features.texts) == ("z-image", None, ["encoder_hidden_states", "lengths"])
+    prints = [features.fingerprint]
+    values[0] = 0.1006  # the next number of bfloat16
+    write_safetensors(tensors, tmp_path / "g", header)
+    prints.append(read_features([tmp_path / "g"], "m").fingerprint)
+    assert prints[0] != prints[1]
+    values[2] = torch.inf
+    write_safetensors(tensors, tmp_path / "h", header)
+    with pytest.raises(SafetyDPOError, match=r"encoder_hidden_states of .*: 1 of 3 values are NaN or infinite"):
+        read_features([tmp_path / "h"], "m")
+
+
+def test_texts_of_several_lengths_are_padded_with_zeros(tmp_path):
+    paths = []
+    for name, tokens in (("one", 2), ("two", 3)):
+        tensors = {"safe_mean": torch.zeros(1, 1, 1, 1), "safe_std": torch.zeros(1, 1, 1, 1)}
+        tensors |= {"encoder_hidden_states": torch.ones(2, tokens, 4), "lengths": torch.tensor([tokens, 1])}
+        tensors |= {"safe_caption": torch.tensor([0]), "seeds": torch.tensor([tokens])}
+        paths.append(tmp_path / name)
+        write_safetensors(tensors, paths[-1], {"ids": json.dumps([name]), "model": "m", "family": "z-image"})
+    features = read_features(paths, "m")
+    condition = features.condition([0, 1], ["safe", "safe"])
+    assert condition["encoder_hidden_states"].sum((1, 2)).tolist() == [2 * 4, 3 * 4]
+    assert condition["encoder_hidden_states"].shape == (2, 3, 4)
+    assert condition["lengths"].tolist() == [2, 3]
+    assert features.seeds == [2, 3]
 
 
 def test_no_samples_is_a_sentence(tmp_path):

@@ -25,7 +25,7 @@ def experts(tiny, tmp_path_factory):
             n: (torch.randn(2, m.in_features, generator=rng), size * torch.randn(m.out_features, 2, generator=rng))
             for n, m in layers.items()
         }
-        save_factors(factors, root / name, made_by("train"))
+        save_factors(factors, root / name, "unet", made_by("train"))
         folders[name] = str(root / name)
     return folders
 
@@ -39,7 +39,7 @@ def test_co_merge_of_a_silent_expert_and_another_is_the_other(tiny, tiny_feature
     assert set(table.inputs) == {12}
     assert table.groupby("expert").wins.agg(["min", "max"]).T.to_dict("list") == {"cross": [12, 12], "ring": [0, 0]}
     merge_experts("co-merge", experts, str(tmp_path / "wins.parquet"), tiny, CONFIG, 0, tmp_path / "co-merge")
-    merged, cross = load_factors(tmp_path / "co-merge"), load_factors(experts["cross"])
+    merged, cross = load_factors(tmp_path / "co-merge", "unet"), load_factors(experts["cross"], "unet")
     assert merged.keys() == cross.keys()
     for module, (a, b) in merged.items():
         assert torch.allclose(b @ a, cross[module][1] @ cross[module][0], atol=1e-6)
@@ -72,7 +72,7 @@ def test_convolutions_go_from_experts_to_the_weights_that_diffusers_fuses(tiny, 
         experts[name] = {
             n: (torch.randn(2, *a, generator=rng), torch.randn(b, generator=rng)) for n, (a, b) in shapes.items()
         }
-        save_factors(experts[name], tmp_path / name, made_by("train"))
+        save_factors(experts[name], tmp_path / name, "unet", made_by("train"))
     folders, paths = {n: str(tmp_path / n) for n in experts}, [str(tiny_features / "features.safetensors")]
     write_coactivation(folders, dict.fromkeys(experts, paths), tiny, CONFIG, 0, tmp_path / "wins.parquet")
     wins = read_coactivation(tmp_path / "wins.parquet", ["ring", "cross"])
@@ -98,10 +98,10 @@ def _best_rank_4(update):
 
 
 def test_what_is_not_a_number_is_not_merged(tiny, experts, tmp_path):
-    damaged = load_factors(experts["cross"])
+    damaged = load_factors(experts["cross"], "unet")
     module = min(damaged)
     damaged[module][1][0, 0] = torch.nan
-    save_factors(damaged, tmp_path / "damaged", made_by("train"))
+    save_factors(damaged, tmp_path / "damaged", "unet", made_by("train"))
     for strategy in ("mean", "ties"):
         with pytest.raises(SafetyDPOError, match=r"damaged.*NaN or infinite"):
             merge_experts(
@@ -110,7 +110,7 @@ def test_what_is_not_a_number_is_not_merged(tiny, experts, tmp_path):
     # each update is 2.25e38; PEFT's `linear` doubles it by its cross terms, beyond float32's 3.4e38
     large = {module: (torch.full((1, 2), 1.5e19), torch.full((2, 1), 1.5e19))}
     for name in ("one", "two"):
-        save_factors(large, tmp_path / name, made_by("train"))
+        save_factors(large, tmp_path / name, "unet", made_by("train"))
     folders = {name: str(tmp_path / name) for name in ("one", "two")}
     with pytest.raises(SafetyDPOError, match="The norm of what linear makes of one, two: 1 of 1 values are NaN"):
         merge_experts("linear", folders, None, tiny, CONFIG, 0, tmp_path / "out")
@@ -118,7 +118,7 @@ def test_what_is_not_a_number_is_not_merged(tiny, experts, tmp_path):
 
 
 def test_statistics_that_lack_a_layer_or_a_count_are_refused(tiny, experts, tmp_path):
-    module, missing = sorted(load_factors(experts["ring"]))[:2]
+    module, missing = sorted(load_factors(experts["ring"], "unet"))[:2]
     rows = [{"module": module, "unit": u, "expert": e, "wins": 1, "inputs": 2} for e in experts for u in (0, 1)]
     write_parquet(pd.DataFrame(rows), tmp_path / "few.parquet")
     with pytest.raises(SafetyDPOError, match=f"few.parquet has no statistics of {missing}"):

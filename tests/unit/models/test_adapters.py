@@ -49,11 +49,16 @@ def named(factors, naming):
     return out
 
 
+def copied(pipeline):
+    """A pipeline of its own weights; the family, which has none, is shared."""
+    return copy.deepcopy(pipeline, {id(pipeline.family): pipeline.family})
+
+
 def fused(plain, folder, tensors=None, header=None, layers=RANKS, part="unet"):
     """Weights of the adapted layers with the LoRA of a file fused; the file is written where tensors are given."""
     if tensors:
         write_safetensors(tensors, folder / FILE, header or {})
-    pipeline = copy.deepcopy(plain)
+    pipeline = copied(plain)
     fuse(pipeline, folder, 1.0, own=False)
     return {name: getattr(pipeline, part).get_submodule(name).weight.detach() for name in layers}
 
@@ -75,7 +80,7 @@ def test_a_lora_is_read_in_every_naming_of_a_unet(plain, tmp_path, weights, fact
 @pytest.mark.parametrize("of_model", [torch.float32, torch.bfloat16])
 def test_file_and_model_may_differ_in_precision(plain, tmp_path, weights, factors, of_file, of_model):
     half = {name: (a.to(of_file), b.to(of_file)) for name, (a, b) in factors.items()}
-    found = fused(copy.deepcopy(plain).to(of_model), tmp_path, named(half, UNET))
+    found = fused(copied(plain).to(of_model), tmp_path, named(half, UNET))
     for name, (a, b) in factors.items():
         assert found[name].dtype == of_model
         assert torch.allclose(found[name].float(), weights[name] + b @ a, rtol=2e-2, atol=5e-2)
@@ -175,7 +180,6 @@ def test_what_is_no_lora_is_refused_by_its_key(plain, tmp_path, factors, extra, 
     ("naming", "said"),
     [
         ("base_model.model.{layer}.{side}.weight", r"4 of 4 tensors .*base_model.* \(PEFT's own naming"),
-        ("transformer.{layer}.{side}.weight", r"4 of 4 tensors .*first transformer\..*of a transformer's LoRA"),
         ("diffusion_model.{layer}.{side}.weight", r"4 of 4 tensors .*\(ComfyUI's naming\)"),
     ],
 )
@@ -203,3 +207,116 @@ def test_a_pickled_lora_is_refused_unread(plain, tmp_path):
     (tmp_path / "lora.bin").write_bytes(b"no")
     with pytest.raises(SafetyDPOError, match=r"lora\.bin is a pickle"):
         fuse(plain, tmp_path / "lora.bin", 1.0, own=False)
+
+
+@pytest.fixture(scope="module", params=["sd3", "flux-dev", "z-image"])
+def other(request, tmp_path_factory):
+    """The pipeline of a transformer family."""
+    return load_pipeline(make_pipeline(tmp_path_factory.mktemp(request.param) / "p", request.param))
+
+
+@pytest.fixture(scope="module")
+def layer(other):
+    """Name and weight of a layer of it that a LoRA usually adapts."""
+    target = other.family.kind.targets[0]
+    return next((n, m.weight.detach()) for n, m in other.transformer.named_modules() if n.endswith(target))
+
+
+@pytest.fixture(scope="module")
+def pair(layer):
+    name, weight = layer
+    draw = torch.Generator().manual_seed(4)
+    return {name: (torch.randn(2, weight.shape[1], generator=draw), torch.randn(len(weight), 2, generator=draw))}
+
+
+DIT = "transformer.{layer}.{side}.weight"
+
+
+@pytest.mark.parametrize("naming", [DIT, BARE, "transformer.{layer}.{side}.default.weight", "{layer}.{side}.x.weight"])
+def test_a_transformers_lora_is_read_in_every_naming_of_its_own(other, layer, pair, tmp_path, naming):
+    found = fused(other, tmp_path, named(pair, naming), layers=pair, part="transformer")
+    assert_added(found, dict([layer]), pair)
+
+
+def test_alpha_over_rank_scales_a_transformers_layer(other, layer, pair, tmp_path):
+    tensors = named(pair, DIT) | {f"transformer.{layer[0]}.alpha": torch.tensor(6.0)}
+    found = fused(other, tmp_path, tensors, layers=pair, part="transformer")
+    assert_added(found, dict([layer]), pair, {layer[0]: 6 / 2})
+
+
+def test_a_kohya_lora_of_flux_is_applied_where_a_key_is_one_layer_and_refused_where_it_is_three(tmp_path):
+    pipeline = load_pipeline(make_pipeline(tmp_path / "p", "flux-dev"))
+    name, draw = "transformer_blocks.0.attn.to_out.0", torch.Generator().manual_seed(1)
+    weight = pipeline.transformer.get_submodule(name).weight.detach()
+    a, b = torch.randn(4, weight.shape[1], generator=draw), torch.randn(len(weight), 4, generator=draw)
+    stem = "lora_unet_double_blocks_0_img_attn_{}"
+    one = {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b, f"{stem}.alpha": torch.tensor(1.0)}
+    tensors = {key.format("proj"): tensor for key, tensor in one.items()}
+    found = fused(pipeline, tmp_path, tensors, layers=[name], part="transformer")[name]
+    assert torch.allclose(found, weight + b @ a / 4, atol=1e-5)
+    tensors = {key.format("qkv"): tensor for key, tensor in one.items()}
+    tensors[f"{stem}.lora_up.weight".format("qkv")] = torch.cat([b, 2 * b, 3 * b])
+    with pytest.raises(
+        SafetyDPOError, match=r"attn_qkv\.lora_up\.weight \(kohya's naming\): take a LoRA of this model"
+    ):
+        fused(pipeline, tmp_path, tensors, part="transformer")
+
+
+@pytest.mark.parametrize(
+    ("naming", "prefix", "facts", "scale"),
+    [
+        (DIT, "transformer.", {}, 6 / 2),
+        (BARE, "", {}, 6 / 2),
+        (DIT, "transformer.", {"use_rslora": True}, 6 / 2**0.5),  # rank-stabilised
+    ],
+)
+def test_alpha_in_the_header_of_a_transformers_lora_scales_too(
+    other, layer, pair, tmp_path, naming, prefix, facts, scale
+):
+    facts = {"r": 2, "lora_alpha": 6, "target_modules": [layer[0]], **facts}
+    header = {"lora_adapter_metadata": json.dumps({f"{prefix}{key}": value for key, value in facts.items()})}
+    found = fused(other, tmp_path, named(pair, naming), header, layers=pair, part="transformer")
+    assert_added(found, dict([layer]), pair, {layer[0]: scale})
+
+
+def test_a_lora_that_the_transformer_saved_itself_is_read(other, layer, tmp_path):
+    network = copy.deepcopy(other.transformer)
+    network.add_adapter(LoraConfig(r=2, lora_alpha=6, target_modules=[layer[0]], init_lora_weights=False))
+    network.save_lora_adapter(tmp_path)
+    module = network.get_submodule(layer[0])
+    pair = {layer[0]: (module.lora_A["default"].weight, module.lora_B["default"].weight)}
+    found = fused(other, tmp_path, layers=pair, part="transformer")
+    assert_added(found, dict([layer]), pair, {layer[0]: 6 / 2})
+
+
+@pytest.mark.parametrize(
+    ("naming", "said"),
+    [
+        (UNET, "another model .*it is a unet's, the model has a transformer"),
+        (KOHYA, "LoRA .* (does not fit the model|name no layer of the model)"),
+        (BARE, "LoRA .* (does not fit the model|name no layer of the model)"),
+    ],
+)
+def test_the_lora_of_a_unet_is_refused_by_a_transformer(other, tmp_path, factors, naming, said):
+    with pytest.raises(SafetyDPOError, match=said) as error:
+        fused(other, tmp_path, named(factors, naming), part="transformer")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("naming", "said"),
+    [
+        (DIT, "another model .*it is a transformer's, the model has a unet"),
+        (BARE, "LoRA .* (does not fit the model|name no layer of the model)"),
+    ],
+)
+def test_the_lora_of_a_transformer_is_refused_by_a_unet(plain, pair, tmp_path, naming, said):
+    with pytest.raises(SafetyDPOError, match=said) as error:
+        fused(plain, tmp_path, named(pair, naming))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_lora_of_another_transformer_is_refused_by_its_key(other, pair, tmp_path):
+    tensors = {key.replace("transformer.", "transformer.no_", 1): t for key, t in named(pair, DIT).items()}
+    with pytest.raises(SafetyDPOError, match=r"transformer\.no_.*: the model has no no_"):
+        fused(other, tmp_path, tensors, part="transformer")

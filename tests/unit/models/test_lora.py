@@ -5,11 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tiny import train_config
+from diffusers.utils import logging
+from tiny import make_pipeline, train_config
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.models.lora import FILE, load_factors, save_factors
-from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.pipeline import load_network, load_pipeline
 from safetydpo.models.sampling import render
 from safetydpo.storage.files import made_by, write_safetensors
 from safetydpo.training.denoiser import Denoiser
@@ -33,7 +34,7 @@ def lora(base, tmp_path_factory):
     }
     assert {n.rsplit("attn", 1)[1] for n in factors} == {f"{i}.{t}" for i in (1, 2) for t in TARGETS}
     folder = tmp_path_factory.mktemp("lora")
-    save_factors(factors, folder, made_by("train"))
+    save_factors(factors, folder, "unet", made_by("train"))
     return folder, factors
 
 
@@ -85,32 +86,95 @@ def test_the_lora_file_changes_renders_as_fusing_does(tiny, lora):
     assert np.abs(adapted - before).max() > 1
 
 
+@pytest.fixture(scope="module", params=["sd3", "flux-dev", "z-image"])
+def transformer(request, tmp_path_factory):
+    """A model of a transformer family, and the folder of a LoRA of random factors on its usual targets."""
+    model = make_pipeline(tmp_path_factory.mktemp(request.param) / "p", request.param)
+    family, network = load_network(model)[:2]
+    draw, factors = torch.Generator().manual_seed(3), {}
+    for name, module in network.named_modules():
+        if name.endswith(family.kind.targets):
+            a = torch.randn(2, module.in_features, generator=draw) * 0.3
+            factors[name] = (a, torch.randn(module.out_features, 2, generator=draw) * 0.3)
+    folder = tmp_path_factory.mktemp("lora")
+    save_factors(factors, folder, "transformer", made_by("train"))
+    return model, folder, factors
+
+
+def test_a_transformers_lora_is_read_by_diffusers_whole_and_renders_as_fused(transformer, caplog):
+    model, folder, factors = transformer
+    plain = load_pipeline(model)
+    before = next(render(plain, ["a red circle"], [7], model)).astype(int)
+    logging.set_verbosity_warning()
+    logging.enable_propagation()  # to caplog
+    try:
+        plain.load_lora_weights(str(folder))
+    finally:
+        logging.disable_propagation()
+        logging.set_verbosity_error()
+    assert [record.message for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+    assert sum(".lora_" in name for name, _ in plain.transformer.named_parameters()) == 2 * len(factors)
+    adapted = next(render(plain, ["a red circle"], [7], model)).astype(int)
+    base, fused = load_pipeline(model).transformer, load_pipeline(model, folder)
+    for name, (a, b) in factors.items():
+        expected = base.get_submodule(name).weight + b @ a
+        assert torch.allclose(fused.transformer.get_submodule(name).weight, expected, atol=1e-5)
+    assert np.abs(adapted - next(render(fused, ["a red circle"], [7], model)).astype(int)).max() <= 1
+    assert np.abs(adapted - before).max() > 1
+
+
+def test_a_transformers_lora_is_fused_as_it_was_trained(transformer, tmp_path):
+    """alpha over rank is in the file."""
+    model, _, _ = transformer
+    denoiser = Denoiser(model)
+    denoiser.add_adapter(train_config(rank=2, alpha=6), seed=0)
+    for name, parameter in denoiser.network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    save_factors(denoiser.factors(), tmp_path, "transformer", made_by("train"))
+    fused, plain = load_pipeline(model, tmp_path).transformer, load_pipeline(model).transformer
+    adapted = [(name, module) for name, module in denoiser.network.named_modules() if hasattr(module, "lora_A")]
+    assert adapted
+    for name, module in adapted:
+        update = 6 / 2 * module.lora_B["default"].weight @ module.lora_A["default"].weight
+        moved = fused.get_submodule(name).weight - plain.get_submodule(name).weight
+        assert torch.allclose(moved, update, atol=1e-6)
+
+
+def test_factors_of_another_component_are_refused(transformer):
+    _, folder, factors = transformer
+    again = load_factors(folder, "transformer")
+    assert all(torch.equal(x, y) for m in factors for x, y in zip(factors[m], again[m], strict=True))
+    with pytest.raises(SafetyDPOError, match=r"is not the LoRA of a unet in diffusers' layout: it .* transformer\."):
+        load_factors(folder, "unet")
+
+
 def test_factors_survive_the_file(lora):
     folder, factors = lora
-    again = load_factors(folder)
+    again = load_factors(folder, "unet")
     assert all(torch.equal(x, y) for m in factors for x, y in zip(factors[m], again[m], strict=True))
 
 
 def test_alpha_over_rank_is_folded_into_the_file(tiny, tmp_path):
     denoiser = Denoiser(tiny)
     denoiser.add_adapter(train_config(rank=2, alpha=6), seed=0)
-    for name, parameter in denoiser.unet.named_parameters():
+    for name, parameter in denoiser.network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
-    save_factors(denoiser.factors(), tmp_path, made_by("train"))
+    save_factors(denoiser.factors(), tmp_path, "unet", made_by("train"))
     fused, plain = load_pipeline(tiny, tmp_path).unet, load_pipeline(tiny).unet
-    for name, module in denoiser.unet.named_modules():
+    for name, module in denoiser.network.named_modules():
         if hasattr(module, "lora_A"):
             update = 6 / 2 * module.lora_B["default"].weight @ module.lora_A["default"].weight
             moved = fused.get_submodule(name).weight - plain.get_submodule(name).weight
             assert torch.allclose(moved, update, atol=1e-6)
-    trained = forward(denoiser.unet)
+    trained = forward(denoiser.network)
     assert torch.allclose(forward(fused), trained, atol=1e-4)  # sums of float32, in another order
     assert not torch.allclose(forward(plain), trained, atol=1e-2)
 
 
 def test_a_lora_of_another_model_is_refused(tiny, tmp_path):
-    save_factors({"mid_block.nothing.to_q": (torch.ones(1, 3), torch.ones(3, 1))}, tmp_path, made_by("train"))
+    save_factors({"mid_block.nothing.to_q": (torch.ones(1, 3), torch.ones(3, 1))}, tmp_path, "unet", made_by("train"))
     with pytest.raises(
         SafetyDPOError, match=r"unet\.mid_block\.nothing\.to_q\.lora_A\.weight: the model has no mid_block"
     ):
@@ -121,7 +185,7 @@ def test_a_lora_of_another_width_is_refused_by_its_first_wrong_key(tiny, tmp_pat
     _, factors = lora
     module = min(factors)
     (a, b), wide = factors[module], tmp_path / "wide"
-    save_factors(factors | {module: (torch.ones(a.shape[0], a.shape[1] + 5), b)}, wide, made_by("train"))
+    save_factors(factors | {module: (torch.ones(a.shape[0], a.shape[1] + 5), b)}, wide, "unet", made_by("train"))
     with pytest.raises(SafetyDPOError) as error:
         load_pipeline(tiny, wide)
     assert f"unet.{module}.lora_A.weight is for {a.shape[1] + 5} inputs, the model has {a.shape[1]}" in str(error.value)
@@ -130,9 +194,9 @@ def test_a_lora_of_another_width_is_refused_by_its_first_wrong_key(tiny, tmp_pat
 def test_a_lora_in_another_layout_names_the_key_it_lacks(tmp_path):
     write_safetensors({"unet.mid.to_q.lora_down.weight": torch.ones(1, 1)}, tmp_path / FILE, {})
     with pytest.raises(
-        SafetyDPOError, match=r"not a UNet LoRA in diffusers' layout: .*unet\.mid\.to_q\.lora_A\.weight"
+        SafetyDPOError, match=r"not the LoRA of a unet in diffusers' layout: .*unet\.mid\.to_q\.lora_A\.weight"
     ):
-        load_factors(tmp_path)
+        load_factors(tmp_path, "unet")
 
 
 @pytest.mark.parametrize(
@@ -141,14 +205,14 @@ def test_a_lora_in_another_layout_names_the_key_it_lacks(tmp_path):
 def test_factors_with_more_than_factors_are_refused(tmp_path, key):
     pair = {f"unet.mid.to_q.lora_{side}.weight": torch.ones(1, 1) for side in "AB"}
     write_safetensors(pair | {key: torch.ones(1, 1)}, tmp_path / FILE, {})
-    with pytest.raises(SafetyDPOError, match=f"not a UNet LoRA in diffusers' layout: it holds {key}"):
-        load_factors(tmp_path)
+    with pytest.raises(SafetyDPOError, match=f"not the LoRA of a unet in diffusers' layout: it holds {key}"):
+        load_factors(tmp_path, "unet")
 
 
 def test_factors_that_are_nan_are_refused(tmp_path):
-    save_factors({"mid.to_q": (torch.ones(1, 3), torch.full((3, 1), torch.nan))}, tmp_path, {})
+    save_factors({"mid.to_q": (torch.ones(1, 3), torch.full((3, 1), torch.nan))}, tmp_path, "unet", {})
     with pytest.raises(SafetyDPOError, match=r"unet\.mid\.to_q\.lora_B\.weight of .*: 3 of 3 values are NaN"):
-        load_factors(tmp_path)
+        load_factors(tmp_path, "unet")
 
 
 def test_a_folder_without_a_lora_is_said(tiny, tmp_path):

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from tiny import make_pipeline
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.pipeline import load_pipeline, load_unet, native_size, not_finite
+from safetydpo.models.pipeline import load_network, load_pipeline, native_size, not_finite
 from safetydpo.training.denoiser import Denoiser
 
 
@@ -37,7 +37,7 @@ def test_a_separate_vae_is_the_one_used(tmp_path):
     other.save_pretrained(tmp_path / "vae")
     model = model.model_copy(update={"vae": str(tmp_path / "vae")})
     assert load_pipeline(model).vae.config.scaling_factor == 0.5
-    assert load_unet(model).scaling_factor == 0.5
+    assert load_network(model).scaling_factor == 0.5
     weights = next((tmp_path / "vae").glob("*.safetensors"))
     weights.rename(weights.with_suffix(".fp16.safetensors"))
     assert load_pipeline(model).vae.config.scaling_factor == 0.5
@@ -48,22 +48,24 @@ def test_training_loads_neither_vae_nor_text_encoders(tmp_path):
     for part in ("vae", "text_encoder", "text_encoder_2"):
         for path in (tmp_path / "p" / part).glob("*.safetensors"):
             path.unlink()
-    assert Denoiser(model).unet.num_parameters() > 0
+    assert Denoiser(model).network.num_parameters() > 0
 
 
-def test_a_model_without_unet_or_with_pickles_is_refused(model, tmp_path):
+def test_a_model_without_a_network_or_with_pickles_is_refused(model, tmp_path):
     weights = next((tmp_path / "p/unet").glob("*.safetensors"))
     pickle = weights.rename(weights.with_suffix(".bin"))
-    for load in (load_pipeline, load_unet):
+    for load in (load_pipeline, load_network):
         with pytest.raises(SafetyDPOError, match=r"unet/diffusion_pytorch_model\.bin is a pickle.*save_pretrained"):
             load(model)
     pickle.unlink()
     with pytest.raises(SafetyDPOError, match="cannot be loaded"):
-        load_unet(model)
+        load_network(model)
     index = tmp_path / "p/model_index.json"
     index.write_text(index.read_text().replace('"unet"', '"transformer"'))
-    with pytest.raises(SafetyDPOError, match=r"has no UNet \(StableDiffusionPipeline\)"):
-        load_unet(model)
+    with pytest.raises(
+        SafetyDPOError, match=r"is a StableDiffusionPipeline with UNet2DConditionModel, of a family that is not"
+    ):
+        load_network(model)
 
 
 def test_parts_that_no_image_needs_may_be_missing_or_pickles(model, tmp_path, capfd):
@@ -89,7 +91,7 @@ def test_weights_that_are_there_as_a_variant_alone_are_loaded(tiny, model, tmp_p
     for part in ("unet", "vae", "text_encoder"):
         theirs = getattr(loaded, part).state_dict()
         assert all(theirs[name].equal(value) for name, value in getattr(plain, part).state_dict().items())
-    assert load_unet(model).unet.conv_in.weight.equal(plain.unet.conv_in.weight)
+    assert load_network(model).network.conv_in.weight.equal(plain.unet.conv_in.weight)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +112,9 @@ def test_pipelines_that_are_not_text_to_image_are_refused(model, kind):
 
 
 def test_a_unet_that_takes_a_mask_too_is_refused(model, tmp_path):
-    unet: Any = UNet2DConditionModel.from_config({**load_unet(model).unet.config, "in_channels": 9})
+    unet: Any = UNet2DConditionModel.from_config({**load_network(model).network.config, "in_channels": 9})
     unet.save_pretrained(tmp_path / "p/unet")
-    with pytest.raises(SafetyDPOError, match="its UNet takes 9 channels, its VAE makes 4"):
+    with pytest.raises(SafetyDPOError, match="its unet takes 9 channels, its VAE makes 4"):
         load_pipeline(model)
 
 

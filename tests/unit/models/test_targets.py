@@ -7,7 +7,7 @@ from tiny import make_pipeline
 from torch import nn
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.pipeline import load_unet
+from safetydpo.models.pipeline import load_network
 from safetydpo.models.stage import check_model
 from safetydpo.models.targets import refuse_targets
 
@@ -15,7 +15,7 @@ from safetydpo.models.targets import refuse_targets
 @pytest.fixture(scope="module")
 def unet(tiny):
     """With layers that Stable Diffusion's have not: an embedding, and convolutions that are not plain."""
-    unet = load_unet(tiny).unet
+    unet = load_network(tiny).network
     unet.class_embedding = nn.Embedding(3, 4)
     unet.grouped, unet.dilated = nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(4, 8, 3, dilation=2)
     unet.mirrored = nn.Conv2d(4, 8, 3, padding=1, padding_mode="reflect")
@@ -30,15 +30,18 @@ def test_linear_layers_and_plain_convolutions_are_taken_by_the_end_of_their_name
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("to_z", "no module of the UNet of X has a name that ends in to_z: correct the name"),
-        ("o_q", "no module of the UNet of X has a name that ends in o_q: correct the name"),
-        ("attn1", "attn1 is down_blocks.1.attentions.0.transformer_blocks.0.attn1 in the UNet of X, of type Attention"),
-        ("to_out", "in the UNet of X, of type ModuleList: a LoRA sits on linear layers and plain convolutions"),
-        ("conv_norm_out", "conv_norm_out is conv_norm_out in the UNet of X, of type GroupNorm"),
-        ("class_embedding", "class_embedding is class_embedding in the UNet of X, of type Embedding"),
-        ("grouped", "grouped is grouped in the UNet of X, a convolution in groups, dilated, or padded"),
-        ("dilated", "dilated is dilated in the UNet of X, a convolution in groups, dilated, or padded"),
-        ("mirrored", "mirrored is mirrored in the UNet of X, a convolution in groups, dilated, or padded"),
+        ("to_z", "no module of the network of X has a name that ends in to_z: correct the name"),
+        ("o_q", "no module of the network of X has a name that ends in o_q: correct the name"),
+        (
+            "attn1",
+            "attn1 is down_blocks.1.attentions.0.transformer_blocks.0.attn1 in the network of X, of type Attention",
+        ),
+        ("to_out", "in the network of X, of type ModuleList: a LoRA sits on linear layers and plain convolutions"),
+        ("conv_norm_out", "conv_norm_out is conv_norm_out in the network of X, of type GroupNorm"),
+        ("class_embedding", "class_embedding is class_embedding in the network of X, of type Embedding"),
+        ("grouped", "grouped is grouped in the network of X, a convolution in groups, dilated, or padded"),
+        ("dilated", "dilated is dilated in the network of X, a convolution in groups, dilated, or padded"),
+        ("mirrored", "mirrored is mirrored in the network of X, a convolution in groups, dilated, or padded"),
     ],
 )
 def test_what_a_lora_cannot_sit_on_is_named(unet, target, said):

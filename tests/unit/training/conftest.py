@@ -28,7 +28,7 @@ def denoiser(tiny):
     made = Denoiser(tiny)
     made.add_adapter(train_config(), seed=0)
     torch.manual_seed(1)
-    for name, parameter in made.unet.named_parameters():
+    for name, parameter in made.network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     return made
@@ -42,7 +42,7 @@ def make(tiny):
         denoiser = Denoiser(tiny)
         denoiser.add_adapter(config, 0)
         torch.manual_seed(1)
-        for name, parameter in denoiser.unet.named_parameters():
+        for name, parameter in denoiser.network.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
         return denoiser

@@ -76,7 +76,7 @@ def test_the_reference_is_the_untouched_model(denoiser, features, tiny):
 
 
 def test_adapters_are_on_again_after_an_error(denoiser, features):
-    layer = next(m for m in denoiser.unet.modules() if isinstance(m, BaseTunerLayer))
+    layer = next(m for m in denoiser.network.modules() if isinstance(m, BaseTunerLayer))
 
     def fail():
         with denoiser.without_adapters():
@@ -103,7 +103,7 @@ def test_a_lora_on_convolutions_trains_whole_and_renders_as_trained(tiny, featur
     for module, (a, b) in trained.items():
         assert not torch.equal(a, begun[module][0]), module
         assert b.any(), module
-    save_factors(trained, tmp_path, {})
+    save_factors(trained, tmp_path, "unet", {})
     batch = denoiser.noised(features, PAIR_ROLES, [0, 1], [11, 12])
     fused = load_pipeline(tiny, tmp_path).unet
     with torch.no_grad():

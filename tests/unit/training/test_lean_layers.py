@@ -3,8 +3,13 @@
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from tiny import make_pipeline, train_config
 from torch import nn
 
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.text_encoder import encode_prompts
+from safetydpo.training import denoiser as module
+from safetydpo.training.denoiser import Denoiser, Noised
 from safetydpo.training.lean_layers import LARGE, use_lean_layers
 
 
@@ -122,3 +127,44 @@ def test_a_frozen_convolution_keeps_no_input_and_a_small_one_is_left_alone():
         assert kept == []
         small(torch.randn(2, LARGE - 1, 5, 5, requires_grad=True))
     assert (2, LARGE - 1, 5, 5) in kept
+
+
+@pytest.fixture(scope="module", params=["sd3-t5", "flux-dev", "z-image"])
+def transformer(request, tmp_path_factory):
+    """A transformer's model section, and a batch of two prompts for it."""
+    model = make_pipeline(tmp_path_factory.mktemp("model"), request.param)
+    pipeline = load_pipeline(model)
+    channels = pipeline.family.latent_channels(pipeline.transformer.config)
+    latents = torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    condition = encode_prompts(pipeline, ["a red circle", "a blue star"], model)
+    return model, Noised(latents, torch.tensor([300.0, 700.0]), torch.zeros_like(latents), condition)
+
+
+def test_every_layer_of_a_transformer_is_lean_and_trains_as_pefts(transformer, monkeypatch):
+    """Its attention gives some of them slices of one tensor: image tokens, text tokens."""
+    model, batch = transformer
+    found = []
+    for lean in (False, True):
+        monkeypatch.setattr(module, "use_lean_layers", use_lean_layers if lean else lambda network: None)
+        denoiser = Denoiser(model)
+        denoiser.add_adapter(train_config(alpha=6, target_modules=None), 0)
+        assert {"forward" in vars(layer) for layer in denoiser._layers} == {lean}
+        torch.manual_seed(1)
+        for name, parameter in denoiser.network.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.3)
+        model_pred = denoiser.predict(batch)
+        model_pred.square().sum().backward()
+        found.append([model_pred.detach(), *(parameter.grad for parameter in denoiser.parameters)])
+    for mine, other in zip(*found, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+    assert sum(not values.any() for values in found[0]) <= 2  # the queries of the last text tokens of SD3 reach nothing
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_fresh_adapter_changes_no_bit_of_a_transformer(transformer, precision):
+    """In bfloat16 torch rounds a bias once where a layer's input is contiguous, twice where it is a slice."""
+    model, batch = transformer
+    denoiser = Denoiser(model, precision)
+    denoiser.add_adapter(train_config(target_modules=None), 0)
+    assert torch.equal(denoiser.predict(batch).detach(), denoiser.reference(batch))

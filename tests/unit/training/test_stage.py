@@ -22,7 +22,7 @@ def test_the_same_seed_trains_the_same_expert(tiny, tiny_features, tmp_path):
         where = {"out": tmp_path / name, "checkpoints": tmp_path / "checkpoints"}
         train_expert(paths, None, tiny, train_config(), steps=3, seed=1, name="ring", **where)
         assert not where["checkpoints"].exists()  # done: nothing is kept, no empty folder either
-    first, second = load_factors(tmp_path / "a"), load_factors(tmp_path / "b")
+    first, second = load_factors(tmp_path / "a", "unet"), load_factors(tmp_path / "b", "unet")
     assert all(torch.equal(x, y) for m in first for x, y in zip(first[m], second[m], strict=True))
     assert any(b.abs().max() > 0 for _, b in first.values())
     log = read_parquet(tmp_path / "a/training.parquet")
@@ -39,8 +39,10 @@ def test_two_processes_of_batch_b_train_as_one_of_batch_2b(tiny, tiny_features, 
         config = train_config(**COMMON, batch_size=batch_size, gpus=gpus, reference=reference)
         where = {"out": tmp_path / name, "checkpoints": tmp_path / "checkpoints" / name}
         train_expert(paths, None, tiny, config, steps=4, seed=0, name="ring", **where)
-    one, two, less = (torch.cat([b.ravel() for _, b in load_factors(tmp_path / n).values()]) for n in sizes)
-    first, second = (torch.cat([a.ravel() for a, _ in load_factors(tmp_path / n).values()]) for n in ("one", "two"))
+    one, two, less = (torch.cat([b.ravel() for _, b in load_factors(tmp_path / n, "unet").values()]) for n in sizes)
+    first, second = (
+        torch.cat([a.ravel() for a, _ in load_factors(tmp_path / n, "unet").values()]) for n in ("one", "two")
+    )
     assert ((first - second).norm() / first.norm()).item() < 1e-4
     # B starts at zero, and Adam divides by the gradient's size, so that the rounding of tiny gradients shows in it
     assert ((one - two).norm() / one.norm()).item() < 5e-3

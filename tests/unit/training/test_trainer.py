@@ -115,7 +115,7 @@ def test_gradient_checkpointing_changes_no_gradient(make, features):
     for on in (False, True):
         config = train_config(gradient_checkpointing=on)
         denoiser = make(config)
-        assert denoiser.unet.is_gradient_checkpointing == on
+        assert denoiser.network.is_gradient_checkpointing == on
         Objective(denoiser, samples(features, config), None, config).terms(0)["loss"].backward()
         grads.append(torch.cat([p.grad.ravel() for p in denoiser.parameters]))
     assert torch.allclose(grads[0], grads[1], rtol=1e-4, atol=1e-5)
@@ -163,7 +163,7 @@ def test_a_weight_that_gets_no_gradient_is_named(tiny, features, monkeypatch):
     config = train_config(target_modules=["to_q", "conv_shortcut"])
     denoiser = Denoiser(tiny)
     denoiser.add_adapter(config, 0)
-    shortcuts = sum(name.endswith("conv_shortcut") for name, _ in denoiser.unet.named_modules())
+    shortcuts = sum(name.endswith("conv_shortcut") for name, _ in denoiser.network.named_modules())
     weights = len(denoiser.parameters)
     said = rf"x: {2 * shortcuts} of {weights} weights that are to train get no gradient, first .*conv_shortcut.lora_A"
     with pytest.raises(SafetyDPOError, match=said):

@@ -1,4 +1,4 @@
-"""UNet weights that a baseline changed: a safetensors file of those alone."""
+"""Weights of the network that a baseline changed: a safetensors file of those alone."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ from safetydpo.storage.files import read_safetensors
 
 
 @torch.no_grad()
-def put_weights(unet: Any, path: Path | str) -> None:
-    """Overwrite the weights of a UNet with those of a file.
+def put_weights(network: Any, path: Path | str) -> None:
+    """Overwrite the weights of a network with those of a file.
 
-    Raises SafetyDPOError naming the first that the UNet lacks or has in another shape.
+    Raises SafetyDPOError naming the first that the network lacks or has in another shape.
     """
     tensors, _ = read_safetensors(path)
-    own = dict(unet.named_parameters())
+    own = dict(network.named_parameters())
     for name, value in tensors.items():
         if name not in own or own[name].shape != value.shape:
             has = f"of shape {tuple(own[name].shape)}" if name in own else "missing"
             raise SafetyDPOError(
-                f"{path} is of another UNet: {name} has shape {tuple(value.shape)} there and is {has} in the model."
+                f"{path} is of another network: {name} has shape {tuple(value.shape)} there and is {has} in the model."
             )
         own[name].copy_(value)
 
@@ -31,5 +31,5 @@ def put_weights(unet: Any, path: Path | str) -> None:
 def open_pipeline(opening: Opening) -> Any:
     """The target's pipeline with the weights that a baseline changed."""
     pipeline = load_pipeline(opening.model)
-    put_weights(pipeline.unet, str(opening.weights))
+    put_weights(pipeline.family.network(pipeline), str(opening.weights))
     return pipeline

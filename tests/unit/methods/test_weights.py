@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.methods.unet_weights import put_weights
+from safetydpo.methods.weights import put_weights
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.files import write_safetensors
 
@@ -16,7 +16,9 @@ def test_changed_weights_are_put_in_and_others_refused(tiny, tmp_path):
     put_weights(unet, tmp_path / "w.safetensors")
     assert unet.conv_in.bias.allclose(old + 1)
     write_safetensors({name: torch.zeros(3)}, tmp_path / "w.safetensors", {})
-    with pytest.raises(SafetyDPOError, match=r"of another UNet: conv_in.bias has shape \(3,\) there and is of shape"):
+    with pytest.raises(
+        SafetyDPOError, match=r"of another network: conv_in.bias has shape \(3,\) there and is of shape"
+    ):
         put_weights(unet, tmp_path / "w.safetensors")
     write_safetensors({"nothing": torch.zeros(3)}, tmp_path / "w.safetensors", {})
     with pytest.raises(SafetyDPOError, match=r"nothing has shape .* and is missing in the model"):
