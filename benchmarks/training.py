@@ -16,9 +16,9 @@ there need. Peak memory is of a process that runs one variant alone.
 
 The ratios overstate ours: the published script decodes in 4 (SD 1.5) or 16 (SDXL) workers, not in the step, and for
 SDXL it offloads VAE, text encoders and reference UNet to the CPU, which takes less memory and more time than (a).
-The script encodes what it could keep, as some of those examples can be told to keep latents. --layers cuts a transformer
-and its text encoders to the same share of their layers, and the VAE stays whole: at few layers it weighs more than in
-the full model, as text encoders do beside small images. Both overstate ours too.
+The script encodes what it could keep, as some of those examples can be told to keep latents. --layers cuts a
+transformer and its text encoders to the same share of their layers, and the VAE stays whole: at few layers it weighs
+more than in the full model, as text encoders do beside small images. All of that overstates ours too.
 """
 
 import argparse
