@@ -166,7 +166,7 @@ def test_whoever_looks_at_a_damaged_image_says_which(tmp_path, monkeypatch, stag
             write_scores([str(path)], prompts, [], None, Judges(**CLIP), "cpu", tmp_path / "out.parquet")
         elif stage == "features":
             monkeypatch.setattr(
-                "safetydpo.features.stage.load_pipeline", lambda _: SimpleNamespace(vae=torch.nn.Identity())
+                "safetydpo.features.stage.load_encoders", lambda _: SimpleNamespace(vae=torch.nn.Identity())
             )
             roles, size = {"image": ("image", "prompt")}, {"height": 8, "width": 8, "batch_size": 2}
             model = Model(id="x", num_inference_steps=1, guidance_scale=1.0, **size)
