@@ -1,5 +1,5 @@
 # Trains the flow demo's model from scratch, on what resources/demo has: snakemake --snakefile
-# workflow/demo_flow_world.smk --cores 2 (make demo-flow-world). About three hours on two cores. Every training step resumes
+# workflow/demo_flow_world.smk --cores 2 (make demo-flow-world). Hours on two cores. Every training step resumes
 # from its checkpoint in build/demo-flow after a kill.
 WORK = "build/demo-flow"
 OUT = "resources/demo-flow"

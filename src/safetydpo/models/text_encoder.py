@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from safetydpo.config.model import Model
-from safetydpo.models.families.family import Condition, join_conditions
+from safetydpo.models.families.family import Condition, join_conditions, mean_of
 from safetydpo.models.index import Index
 from safetydpo.models.pipeline import finite_of, load_pipeline
 
@@ -91,5 +91,4 @@ def _pooled(output: Any, mask: torch.Tensor) -> torch.Tensor:
     for name in ("text_embeds", "pooler_output"):
         if getattr(output, name, None) is not None:
             return output[name]
-    weights = mask[..., None].to(output.last_hidden_state)
-    return (output.last_hidden_state * weights).sum(1) / weights.sum(1)
+    return mean_of(output.last_hidden_state, mask)

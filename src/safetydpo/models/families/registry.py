@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 # Projections of the text tokens beside those of the image's, in a transformer of two streams.
 TEXT_STREAM = ("add_q_proj", "add_k_proj", "add_v_proj")
+# All attention projections of such a transformer.
+TWO_STREAMS = tuple(f"attn.{name}" for name in (*ATTENTION, *TEXT_STREAM, "to_add_out"))
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -47,7 +49,7 @@ FAMILIES = (
         "sd3:Sd3",
         component="transformer",
         network="SD3Transformer2DModel",
-        targets=tuple(f"attn.{name}" for name in (*ATTENTION, *TEXT_STREAM, "to_add_out")),
+        targets=TWO_STREAMS,
         text_layers=TEXT_STREAM,
         frame=("pos_embed", "time_text_embed", "context_embedder", "norm_out", "proj_out"),
         refuses={"uce": NO_CROSS_ATTENTION},
@@ -58,7 +60,7 @@ FAMILIES = (
         "flux:Flux",
         component="transformer",
         network="FluxTransformer2DModel",
-        targets=tuple(f"attn.{name}" for name in (*ATTENTION, *TEXT_STREAM, "to_add_out")),
+        targets=TWO_STREAMS,
         text_layers=TEXT_STREAM,
         frame=("x_embedder", "time_text_embed", "context_embedder", "norm_out", "proj_out"),
         refuses={
