@@ -127,6 +127,16 @@ def train_config(**changes) -> Train:
     return Train(**{"steps": 3, "batch_size": 2, "learning_rate": 1e-3, "beta": 5000, "rank": 2, **changes})
 
 
+def adapted(denoiser: Denoiser, config: Train) -> Denoiser:
+    """The denoiser with the adapter of a config; B is not zero, so that everything has a gradient."""
+    denoiser.add_adapter(config, 0)
+    torch.manual_seed(1)
+    for name, parameter in denoiser.network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return denoiser
+
+
 def samples(features, config, roles=PAIR_ROLES, batch_size=None, share=None) -> Samples:
     """Samples of seed 0."""
     return Samples(features, roles, batch_size or config.batch_size, config, 0, share or Share())

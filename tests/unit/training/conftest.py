@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import train_config
+from tiny import adapted, train_config
 
 from safetydpo.features.sets import Features, read_features
 from safetydpo.training.denoiser import Denoiser
@@ -40,11 +40,6 @@ def make(tiny):
 
     def made(config):
         denoiser = Denoiser(tiny)
-        denoiser.add_adapter(config, 0)
-        torch.manual_seed(1)
-        for name, parameter in denoiser.network.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
-        return denoiser
+        return adapted(denoiser, config)
 
     return made

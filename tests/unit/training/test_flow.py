@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 import torch
-from tiny import ROLES, make_pipeline, samples, train_config
+from tiny import ROLES, adapted, make_pipeline, samples, train_config
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features, read_features
@@ -58,12 +58,7 @@ def make(trained_on):
 
     def made(config):
         denoiser = Denoiser(trained_on[0], sampling=config.timestep_sampling)
-        denoiser.add_adapter(config, 0)
-        torch.manual_seed(1)
-        for name, parameter in denoiser.network.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
-        return denoiser
+        return adapted(denoiser, config)
 
     return made
 
