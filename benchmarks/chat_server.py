@@ -12,11 +12,13 @@ import random
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle", "star")
 FIELDS = ("navy", "white", "grey", "pink")
+SAME = ("red", "star", "navy", 1)
 
 
 class Answer(NamedTuple):
@@ -44,8 +46,10 @@ def failure(status: int, message: str, code: str | None = None, **headers: str) 
     return Answer(json.dumps({"error": error}).encode(), status, headers)
 
 
-def texts(request: dict[str, Any]) -> list[str]:
-    """What the author writes: concepts, unsafe prompts that end in the concept, or a safe prompt without it."""
+def texts(request: dict[str, Any], repeats: float = 0.0) -> list[str]:
+    """What the author writes: concepts, unsafe prompts that end in the concept, or a safe prompt without it; a share
+    of the unsafe ones is always the same.
+    """
     message = request["messages"][0]["content"]
     rng = random.Random(f"{request.get('seed')}")
     if found := re.search(r"^Unsafe prompt: (.*)$", message, re.MULTILINE):
@@ -55,15 +59,16 @@ def texts(request: dict[str, Any]) -> list[str]:
     count = int(re.search(r"Write (\d+) prompt", message)[1])  # type: ignore[index]
     concept = re.search(r'shows the concept "(.*?)"', message)[1]  # type: ignore[index]
     scenes = [(rng.choice(COLOURS), rng.choice(SHAPES), rng.choice(FIELDS), rng.randrange(10**6)) for _ in range(count)]
+    scenes = [scene if not repeats or rng.random() > repeats else SAME for scene in scenes]
     return [f"a {colour} {shape} on {field} {number} with a {concept}" for colour, shape, field, number in scenes]
 
 
-def author(request: dict[str, Any]) -> Answer:
+def author(request: dict[str, Any], repeats: float = 0.0) -> Answer:
     """The answer to a chat request: JSON where it is asked for, else a text a line."""
     if "response_format" in request:
-        key = request["response_format"]["json_schema"]["name"]
-        return completion(json.dumps({key: texts(request)}))
-    return completion("\n".join(texts(request)))
+        key = re.search(r'JSON alone: \{"(\w+)":', request["messages"][0]["content"])[1]  # type: ignore[index]
+        return completion(json.dumps({key: texts(request, repeats)}))
+    return completion("\n".join(texts(request, repeats)))
 
 
 class ChatServer:
@@ -75,8 +80,9 @@ class ChatServer:
         latency: float = 0.0,
         slots: int = 1000,
         keep: bool = True,
+        uneven: float = 0.0,
     ) -> None:
-        self.answer, self.latency, self.keep = answer, latency, keep
+        self.answer, self.latency, self.keep, self.uneven = answer, latency, keep, uneven
         self.requests: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.slots = asyncio.Semaphore(slots)
@@ -147,8 +153,13 @@ class _Connection(asyncio.Protocol):
             server.headers.append(head)
         async with server.slots:
             answer = server.answer(request)
-            await asyncio.sleep(server.latency + answer.delay)
+            await asyncio.sleep(server.latency * self._share(request) + answer.delay)
         self._write(answer)
+
+    def _share(self, request: dict[str, Any]) -> float:
+        """Of the latency that a request takes: 1 on average, as far from it as the server is uneven."""
+        draw = random.Random(f"{request.get('seed')}").random() if self.server.uneven else 0.5
+        return 1 + self.server.uneven * (2 * draw - 1)
 
     def _write(self, answer: Answer) -> None:
         if answer.reset:
@@ -165,8 +176,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds")
     parser.add_argument("--slots", type=int, default=1000, help="requests answered at once")
+    parser.add_argument("--uneven", type=float, default=0.0, help="share of the latency that it differs by, 0 to 1")
+    parser.add_argument("--repeats", type=float, default=0.0, help="share of unsafe prompts that are all the same")
     args = parser.parse_args()
-    asyncio.run(ChatServer(latency=args.latency, slots=args.slots, keep=False).serve(args.port))
+    answer = partial(author, repeats=args.repeats)
+    server = ChatServer(answer, latency=args.latency, slots=args.slots, keep=False, uneven=args.uneven)
+    asyncio.run(server.serve(args.port))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     python benchmarks/prompts.py [--quick]
 
-A loopback server answers `--slots` requests at once, each after `--latency` seconds. Measured in turns: a bare client
-that sends the same number of requests as fast as the server takes them, and the stage itself from concepts to Parquet,
-with `prompts.llm.concurrency` at the slots, and at half as many again, so that the server never waits for the client.
-Memory: peak of the stage's process at a quarter of the prompts and at all of them.
+A loopback server answers so many requests at once, its slots, and the stage asks for as many, from concepts to Parquet,
+in a process of its own. Measured is its time over what the server needs for as many requests when no slot is ever free
+(requests x mean latency / slots), in three cases: many concepts and a fast server, where the client's own work could be
+too slow; few concepts and uneven latencies, where waiting for others could be; the same with a model a third of whose
+prompts repeat others. Of the first, also a bare client that does nothing with the answers.
 """
 
 import argparse
@@ -20,44 +21,84 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def write(url: str, count: int, concurrency: int, folder: str) -> dict[str, float]:
-    """Run the stage for one category; its pairs, requests, seconds of asking and of all, and peak memory in MB."""
+class Case(NamedTuple):
+    """A server, and what is asked of it. latency: mean seconds; uneven: share that it differs by; repeats: share of
+    prompts that the model has written before.
+    """
+
+    name: str
+    pairs: int
+    concepts: int
+    slots: int
+    latency: float
+    uneven: float = 0.0
+    repeats: float = 0.0
+
+
+CASES = (
+    Case("many concepts, fast", 11845, 103, 64, 0.05),
+    Case("few concepts, uneven", 400, 3, 8, 0.25, 0.9),
+    Case("few concepts, uneven, a third repeated", 400, 3, 8, 0.25, 0.9, 0.33),
+)
+
+
+def write(url: str, case: Case, folder: str) -> dict[str, float]:
+    """Run the stage for one category; its pairs, requests, seconds of asking, and peak memory in MB."""
     from safetydpo.config.prompts import Category, Prompts
     from safetydpo.prompts.request import Request
     from safetydpo.prompts.stage import write_concepts, write_pairs
     from safetydpo.storage.files import read_parquet
 
-    begin, path = time.perf_counter(), Path(folder)
-    llm = {"model": "m", "base_url": url, "api_key_env": None, "concurrency": concurrency}
+    path = Path(folder)
+    llm = {"model": "m", "base_url": url, "api_key_env": None, "concurrency": case.slots}
     llm |= {"instructions": str(ROOT / "config/instructions"), "concepts": str(ROOT / "config/concepts")}
-    config = Prompts.model_validate({"source": "openai", "pairs": count // 2, "window": False, "llm": llm})
-    category = Category(name="violence", concepts=[f"idea {i}" for i in range(103)])  # 723 in seven categories
+    config = Prompts.model_validate({"source": "openai", "pairs": case.pairs, "window": False, "llm": llm})
+    category = Category(name="violence", concepts=[f"idea{i}" for i in range(case.concepts)])
     write_concepts(category, config, path / "journal", path / "concepts.parquet")
     request = Request(category, config, 0, concepts=path / "concepts.parquet", journals=path / "journal")
     asked = time.perf_counter()
     write_pairs(request, path / "pairs.parquet", path / "rejected.parquet")
-    end = time.perf_counter()
     return {
+        "seconds": time.perf_counter() - asked,
         "pairs": len(read_parquet(path / "pairs.parquet", ["pair_id"])),
-        "requests": sum(1 for _ in (path / "journal/violence.jsonl").open()),
-        "seconds": end - asked,
-        "whole": end - begin,
+        "requests": sum('"key"' in line for line in (path / "journal/violence.jsonl").open()),
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
-def run(url: str, count: int, concurrency: int) -> dict[str, float]:
-    """The same in a process of its own, as Snakemake runs it."""
-    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(write, (url, count, concurrency, folder))
+def run(case: Case, port: int) -> dict[str, float]:
+    """The stage against a server of its own, each in a process, as Snakemake runs it; and the bare client."""
+    options = {
+        "port": port,
+        "latency": case.latency,
+        "slots": case.slots,
+        "uneven": case.uneven,
+        "repeats": case.repeats,
+    }
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    server = subprocess.Popen([sys.executable, str(ROOT / "benchmarks/chat_server.py"), *words])
+    try:
+        time.sleep(1)
+        with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
+            found = pool.apply(write, (f"http://127.0.0.1:{port}/v1", case, folder))
+        if case.name == CASES[0].name:
+            found["bare"] = asyncio.run(_bare(port, int(found["requests"]), case.slots))
+    finally:
+        server.kill()
+    return found | {"limit": found["requests"] * case.latency / case.slots}
 
 
-async def _bare(port: int, requests: int, slots: int, body: bytes) -> float:
-    """Seconds for `requests` requests over `slots` connections, with nothing done to the answers."""
+async def _bare(port: int, requests: int, slots: int) -> float:
+    """Seconds for `requests` requests of about the stage's size over `slots` connections."""
+    text = (ROOT / "config/instructions/safe.txt").read_text() + "Unsafe prompt: a red dog with a stick"
+    form = {"type": "json_schema", "json_schema": {"name": "prompts"}}
+    values = {"model": "m", "seed": 1, "messages": [{"role": "user", "content": text}], "response_format": form}
+    body = json.dumps(values).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     left = iter(range(requests))
 
@@ -74,53 +115,30 @@ async def _bare(port: int, requests: int, slots: int, body: bytes) -> float:
     return time.perf_counter() - begin
 
 
-def bare(port: int, requests: int, slots: int) -> float:
-    """What the server can give: seconds for so many requests of about the stage's size."""
-    text = (ROOT / "config/instructions/safe.txt").read_text() + "Unsafe prompt: a red dog with a stick"
-    form = {"type": "json_schema", "json_schema": {"name": "prompts"}}
-    body = {"model": "m", "seed": 1, "messages": [{"role": "user", "content": text}], "response_format": form}
-    return asyncio.run(_bare(port, requests, slots, json.dumps(body).encode()))
-
-
 def main() -> None:
     """Measure and print."""
     from timing import print_ratios, print_table  # not above: the stage's processes need no torch
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=23690, help="unsafe and safe prompts together")
-    parser.add_argument("--latency", type=float, default=0.05, help="seconds of an answer")
-    parser.add_argument("--slots", type=int, default=64, help="requests that the server answers at once")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--port", type=int, default=8765)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the prompts, once")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the pairs, once")
     args = parser.parse_args()
-    count, repeats = (args.prompts // 10, 1) if args.quick else (args.prompts, args.repeats)
-    options = ["--port", str(args.port), "--latency", str(args.latency), "--slots", str(args.slots)]
-    server = subprocess.Popen([sys.executable, str(ROOT / "benchmarks/chat_server.py"), *options])
-    more = args.slots * 3 // 2
-    stages: dict[int, list[dict[str, float]]] = {args.slots: [], more: []}
-    floors: list[float] = []
-    url = f"http://127.0.0.1:{args.port}/v1"
-    try:
-        time.sleep(1)
-        quarter = run(url, count // 4, more)
-        for _ in range(repeats):
-            for concurrency, results in stages.items():
-                results.append(run(url, count, concurrency))
-            floors.append(bare(args.port, int(stages[more][-1]["requests"]), more))
-    finally:
-        server.kill()
-    requests, floor = stages[more][0]["requests"], statistics.median(floors)
-    seconds = {f"stage, concurrency {c}": statistics.median(r["seconds"] for r in rs) for c, rs in stages.items()}
-    timed = {"slots / latency": requests * args.latency / args.slots, "bare client": floor, **seconds}
-    print(f"{stages[more][0]['pairs']:.0f} pairs, {requests:.0f} requests; medians of {repeats}")
-    rows = [[name, f"{t:.2f}", f"{requests / t:.0f}", f"{floor / t:.3f}"] for name, t in timed.items()]
-    print_table(["", "seconds", "requests/s", "of the bare client"], rows)
-    peak = max(result["peak"] for result in stages[more])
-    grown = (peak - quarter["peak"]) * 2**20 / (count * 3 / 4)
-    print(f"peak memory: {quarter['peak']:.0f} MB at {count // 4} prompts, {peak:.0f} MB at {count}")
-    ratios = {f"stage_to_server_at_{c}": floor / t for c, t in zip(stages, seconds.values(), strict=True)}
-    print_ratios({**ratios, "memory": peak / quarter["peak"], "bytes_per_prompt": grown})
+    small = {case.name: case._replace(pairs=case.pairs // 10) for case in CASES}
+    rows, ratios = [], {}
+    for case in CASES:
+        case = small[case.name] if args.quick else case
+        found = [run(case, args.port) for _ in range(1 if args.quick else args.repeats)]
+        seconds, limit = (statistics.median(one[key] for one in found) for key in ("seconds", "limit"))
+        pairs, requests = found[0]["pairs"], found[0]["requests"]
+        row = [case.name, f"{pairs:.0f}", f"{requests:.0f}", case.slots, f"{limit:.2f}", f"{seconds:.2f}"]
+        rows.append([*row, f"{limit / seconds:.3f}", f"{max(one['peak'] for one in found):.0f}"])
+        ratios[case.name.replace(",", "").replace(" ", "_")] = limit / seconds
+        if "bare" in found[0]:
+            ratios["stage_to_bare_client"] = statistics.median(one["bare"] for one in found) / seconds
+    heads = ["", "pairs", "requests", "slots", "server's limit, s", "stage, s", "of the limit", "peak MB"]
+    print_table(heads, rows)
+    print_ratios(ratios)
 
 
 if __name__ == "__main__":

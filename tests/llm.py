@@ -1,5 +1,6 @@
 """Writing pairs, and judging images, against a loopback chat server."""
 
+import asyncio
 import base64
 import contextlib
 import io
@@ -16,6 +17,10 @@ from PIL import Image
 from snakes import ROOT
 
 from safetydpo.config.prompts import Category, Prompts
+from safetydpo.config.server import ChatServer as Config
+from safetydpo.llm.journal import Journal
+from safetydpo.llm.question import Question, list_of
+from safetydpo.llm.server import Server
 from safetydpo.prompts.request import Request
 from safetydpo.prompts.stage import write_concepts, write_pairs
 from safetydpo.storage.files import read_parquet
@@ -80,6 +85,39 @@ class RawServer(ThreadingHTTPServer):
         """End."""
         self.shutdown()
         self.server_close()
+
+
+def lines(request: dict[str, Any]) -> Answer:
+    """Two texts: as JSON where it is asked for, else a line each."""
+    dogs = [f"a {colour} dog {request.get('seed')}" for colour in ("red", "blue")]
+    return completion(json.dumps({"prompts": dogs}) if "response_format" in request else "\n".join(dogs))
+
+
+def told(server: Any, folder: Path, *names: str, at_once: int = 1, form: Any = None, **llm: Any):
+    """What a server says to questions of these names, `at_once` in flight, each with the fault where that is nothing.
+
+    The journal is folder/a.jsonl.
+    """
+    own = {"model": "m", "base_url": server.url, "api_key_env": None, "concurrency": at_once, **llm}
+    journal = Journal(folder / "a.jsonl")
+    journal.renew()
+    form = form or list_of("prompts", 2)
+    questions = [Question(lambda plain: "A line each." if plain else "JSON alone.", form, name) for name in names]
+
+    async def ask() -> list[Any]:
+        asker, answers = Server(Config(**own), "prompts.llm", journal), []
+        try:
+            for start in range(0, len(questions), at_once):
+                part = [asker.ask(question) for question in questions[start : start + at_once]]
+                answers += await asyncio.gather(*part)
+        finally:
+            await asker.close()
+        return answers
+
+    try:
+        return asyncio.run(ask())
+    finally:
+        journal.close()
 
 
 def prompts_of(server: Any, *, llm: dict[str, Any] | None = None, **changes: Any) -> Prompts:

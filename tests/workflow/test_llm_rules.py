@@ -46,7 +46,8 @@ def test_pairs_are_written_and_the_terminal_has_the_summary(written):
 
 def test_what_changes_no_answer_redoes_nothing(written):
     work, changes, _, _ = written
-    quick = planned(work, changes, concurrency=9, timeout=5.0, prices={"input": 1, "output": 1})
+    machine = {"concurrency": 9, "timeout": 5.0, "base_url": "http://localhost:1/v1", "api_key_env": "OTHER_KEY"}
+    quick = planned(work, changes, **machine, prices={"input": 1, "output": 1})
     assert not {"concepts", "prompts"} & quick
     assert "prompts" in planned(work, changes, temperature=0.5)
     assert "concepts" not in planned(work, changes, temperature=0.5)

@@ -37,6 +37,22 @@ def test_all_tables_of_the_demo_are_planned(tmp_path):
     assert plan["render_benchmark"] == 17 * 4 + 2 + 7 + 7
 
 
+def test_a_part_asks_only_for_the_files_of_its_own_rules(tmp_path):
+    (tmp_path / "pairs.csv").write_text("category,unsafe_prompt,safe_prompt\n" + "ring,a,b\n" * 50)
+    changes = {"prompts": {"source": "pairs", "path": "pairs.csv", "pairs": 48}}
+    work = Workdir(tmp_path)
+    whole = work.run("--dry-run", changes=changes)
+    assert whole.returncode == 1
+    assert re.search(r"^Config errors:\n  (train\.preserve|tune)\.path: needed ", whole.stdout, re.MULTILINE)
+    part = work.run("--dry-run", "--until", "prompts", changes=changes)
+    assert part.returncode == 0, part.stdout
+    assert set(re.findall(r"^(\w+) +\d+$", part.stdout.split("Job stats:")[1], re.MULTILINE)) == {"prompts", "total"}
+    asked = work.run("--until", "tuning_prompts", changes=changes)
+    assert asked.returncode != 0
+    assert "tuning_prompts: tune.path: needed to choose among tune.scales" in asked.stdout
+    assert "Traceback" not in asked.stdout
+
+
 def test_a_missing_model_is_one_sentence_before_anything_else(tmp_path):
     done = Workdir(tmp_path).run("--show-failed-logs", "results/sd15/model.json", configs=(ROOT / "config/sd15.yaml",))
     assert done.returncode != 0

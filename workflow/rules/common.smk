@@ -3,6 +3,7 @@ import hashlib
 import os
 import sys
 
+from safetydpo.config.checks import lacks_retain_prompts, lacks_tuning_prompts
 from safetydpo.config.loading import planned_config
 from safetydpo.config.versions import MACHINE_KEYS, STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
@@ -26,9 +27,7 @@ LOOKS = CFG.judges.looks().model_dump(exclude=MACHINE_KEYS["judges"])
 ACTING = ACTS.model_dump(exclude=MACHINE_KEYS["judges"])
 ANSWERS = f"{RUN}/answers"
 PAIRS = [f"{RUN}/prompts/{category}.parquet" for category in CATEGORIES]
-INSTRUCTIONS = (
-    [f"{CFG.prompts.llm.instructions}/{name}.txt" for name in ("unsafe", "safe")] if CFG.prompts.written else []
-)
+INSTRUCTIONS = [f"{CFG.prompts.llm.instructions}/{name}.txt" for name in CFG.prompts.instructions]
 CONCEPTS = [f"{CFG.prompts.llm.concepts}/{category}.yaml" for category in CATEGORIES] if CFG.prompts.written else []
 PRESERVE = CFG.train.preserve.weight > 0
 # For `--sdm conda`; the environment file finds the package and its pins through the variable.
@@ -131,3 +130,16 @@ def changed(*paths):
     """When files were changed whose braces Snakemake reads as wildcards: a parameter, since they can be no inputs."""
     braced = [path for path in paths if path and "{" in path]
     return {"changed": [os.stat(p).st_mtime_ns if os.path.exists(p) else None for p in braced]} if braced else {}
+
+
+def complete(problem):
+    """No input, but the sentence on what a rule lacks, before the first job; a run that ends at earlier rules (`--until`)
+    need not have it, and the job says it otherwise.
+    """
+
+    def inputs(wildcards):
+        if problem and not workflow.dag_settings.until:
+            sys.exit(f"Config errors:\n  {problem}")
+        return []
+
+    return inputs

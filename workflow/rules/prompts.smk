@@ -54,6 +54,7 @@ rule concepts:
         # no more than this: a person may have edited the file, and would lose it to a change of another key
         category=lambda wildcards: CFG.category(wildcards.category).model_dump(),
         expand=CFG.prompts.expand_concepts,
+        words=CFG.prompts.llm.words if CFG.prompts.llm else 0,
         journals=f"{RUN}/journal",
     message:
         "Concepts: {wildcards.category}"
@@ -106,6 +107,7 @@ rule benchmark_prompts:
         n=CFG.evaluate.n,
         # a file has categories of its own
         categories=lambda wildcards: (CATEGORIES if CFG.benchmark(wildcards.benchmark).asks_demo_for_categories else []),
+        near=CFG.prompts.near,  # by which prompts are held out of training
         seed=CFG.seed,
         version=STAGE_VERSION["benchmark"],
     message:
@@ -117,6 +119,7 @@ rule benchmark_prompts:
 rule retain_prompts:
     input:
         present(CFG.train.preserve.path),
+        complete(lacks_retain_prompts(CFG)),
     output:
         f"{RUN}/retain/prompts.parquet",
     log:
@@ -126,6 +129,7 @@ rule retain_prompts:
         CONDA
     params:
         **changed(CFG.train.preserve.path),
+        lacks=lacks_retain_prompts(CFG),
         # the weight and the batch are training's business
         preserve=CFG.train.preserve.model_dump(include={"prompts", "path"}),
         seed=CFG.seed,
@@ -139,6 +143,7 @@ rule retain_prompts:
 rule tuning_prompts:
     input:
         present(CFG.tune.path),
+        complete(lacks_tuning_prompts(CFG)),
     output:
         f"{RUN}/tuning/prompts.parquet",
     log:
@@ -148,6 +153,7 @@ rule tuning_prompts:
         CONDA
     params:
         **changed(CFG.tune.path),
+        lacks=lacks_tuning_prompts(CFG),
         tune=CFG.tune.model_dump(),
         categories=[] if CFG.tune.path else CATEGORIES,
         seed=CFG.seed,

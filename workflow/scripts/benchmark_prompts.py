@@ -5,4 +5,5 @@ with job(snakemake):
     from safetydpo.prompts.stage import write_benchmark
 
     p = snakemake.params
-    write_benchmark(Benchmark(**p.benchmark), p.n, p.categories, p.seed, snakemake.output[0], snakemake.input.pairs)
+    out, pairs = snakemake.output[0], snakemake.input.pairs
+    write_benchmark(Benchmark(**p.benchmark), p.n, p.categories, p.seed, out, pairs, p.near)

@@ -8,5 +8,5 @@ with job(snakemake) as tell:
     i, o, p = snakemake.input, snakemake.output, snakemake.params
     config, model = Prompts(**snakemake.config["prompts"]), model_of(snakemake) if p.model else None
     alone = len(snakemake.config["categories"]) == 1
-    request = Request(Category(**p.category), config, p.seed, model, i.concepts, p.journals, alone)
+    request = Request(Category(**p.category), config, p.seed, model, i.concepts, p.journals, alone, tell)
     tell(write_pairs(request, o.prompts, o.rejected))

@@ -117,20 +117,6 @@ def _held_out(config: Any) -> Iterator[str]:
         yield "prompts.test_share: needed for a benchmark of source `split`, the share of pairs to hold out"
 
 
-def _tuning_prompts(config: Any) -> Iterator[str]:
-    if not config.prompts.own_sets and len(config.tune.scales) > 1 and not config.tune.path:
-        yield "tune.path: needed to choose among tune.scales; or give one scale"
-
-
-def _retain_prompts(config: Any) -> Iterator[str]:
-    if config.prompts.own_sets or config.train.preserve.path:
-        return
-    methods = {name for cells in config.evaluate.matrix for name in cells.methods if name in ERASERS}
-    if config.train.preserve.weight or any(config.baselines.retains(name) for name in methods):
-        keys = "train.preserve.weight or baselines.uce.retain"
-        yield f"train.preserve.path: needed with {keys}, a file of harmless prompts"
-
-
 def _train_sections(config: Any) -> Iterator[str]:
     variants = {f"ablation {name}: train": variant.train for name, variant in config.variants().items()}
     all_single = {"steps": config.train.steps * len(config.categories)} | (config.train.all_single or {})
@@ -232,8 +218,6 @@ CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
     _pair_shards,
     _safe_prompts,
     _held_out,
-    _tuning_prompts,
-    _retain_prompts,
     _train_sections,
     _rendered_noise,
     _attacked_methods,
@@ -318,6 +302,20 @@ CHECKS_OF_THE_MATRIX = (
     _own_categories,
     _image_shards,
 )
+
+
+def lacks_tuning_prompts(config: Any) -> str:
+    """What the rule of tuning prompts lacks, which a run that ends before it need not have; "" nothing."""
+    if config.prompts.own_sets or config.tune.path:
+        return ""
+    return "tune.path: needed to choose among tune.scales, a file of tuning prompts; or give one scale"
+
+
+def lacks_retain_prompts(config: Any) -> str:
+    """The same of the preservation term's harmless prompts."""
+    if config.prompts.own_sets or config.train.preserve.path:
+        return ""
+    return "train.preserve.path: needed with train.preserve.weight or baselines.uce.retain, a file of harmless prompts"
 
 
 def problems_of_files(config: Any) -> Iterator[str]:

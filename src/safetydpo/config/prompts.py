@@ -1,12 +1,15 @@
 """Config of the prompt stage: categories, where pairs come from, and the language model that may write them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from safetydpo.config.server import ChatServer
 from safetydpo.config.types import Count, Name, OneOf, Section, Share, UserPath
 from safetydpo.prompts.registry import SOURCES
+
+# Overlap of words from which prompts are near duplicates: of six words, one differs.
+NEAR = 0.7
 
 
 class Category(Section):
@@ -24,14 +27,59 @@ class LLM(ChatServer):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(1.0, description="null: not sent")
     prompts_per_request: Count = Field(10, description="Unsafe prompts asked for at once")
     n: Count | None = Field(None, description="Unsafe prompts per concept; null: prompts.pairs spread over concepts")
-    rounds: Count = Field(4, description="Rounds without a new pair after which a concept is given up")
+    patience: Count = Field(12, description="Requests in a row without a new pair after which a concept is given up")
     instructions: UserPath = Field(
-        "config/instructions", description="Folder of the instruction texts: concepts.txt, unsafe.txt, safe.txt"
+        "config/instructions",
+        description="Folder of the instruction texts: concepts.txt, words.txt, unsafe.txt, safe.txt, judge.txt",
     )
     concepts: UserPath = Field("config/concepts", description="Folder of concept files, <category>.yaml")
     examples: UserPath | None = Field(
         None, description="csv, JSON or Parquet with category, unsafe_prompt, safe_prompt: pairs shown to the model"
     )
+    words: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="Words and forms that the model is asked for per concept, beside those of the concept file"
+    )
+
+
+class Filters(Section):
+    """Checks that make a pair a pair, by the words of its prompts; docs/prompts.md shows an example of each."""
+
+    noise: bool = Field(
+        default=True,
+        description="Drop what is no prompt: a refusal, a question, several in one, no letters, a web address, or an "
+        "echo of the instruction",
+    )
+    min_words: Annotated[int, Field(ge=0, le=100)] = Field(default=3, description="Drop prompts of fewer words")
+    script: Literal["latin"] | None = Field(
+        default="latin",
+        description="Drop prompts of which a fifth of the letters are of another script; null: any will do",
+    )
+    concept_words: bool = Field(
+        default=True,
+        description="Drop pairs whose unsafe prompt has no word of the concept, in any form, or whose safe one has",
+    )
+    min_kept: Share | None = Field(
+        default=0.4,
+        description="Drop pairs whose safe prompt has fewer of the unsafe one's words, or all; null: not asked",
+    )
+    max_added: Share | None = Field(
+        default=0.6,
+        description="Drop pairs whose safe prompt has a greater share of words that are new; null: not asked",
+    )
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=NEAR,
+        description="Drop unsafe prompts that share so many of their words with an earlier one; null: keep them",
+    )
+    judge: bool = Field(
+        default=False,
+        description="Ask the same model whether each prompt shows the concept, and drop pairs that it denies",
+    )
+
+
+# A person's pairs are taken as they are.
+NO_FILTERS = Filters(
+    noise=False, min_words=0, script=None, concept_words=False, min_kept=None, max_added=None, near_duplicates=None
+)
 
 
 class Prompts(Section):
@@ -59,6 +107,10 @@ class Prompts(Section):
     min_similarity: Share | None = Field(
         None, description="Drop pairs whose text embeddings have a smaller cosine; the report shows the distribution"
     )
+    filters: Filters | None = Field(
+        None,
+        description="Checks by words; null: those of source openai with their defaults, and none for other sources",
+    )
     expand_concepts: Annotated[int, Field(ge=0, le=10**4)] = Field(
         0, description="Concepts that the language model proposes per category, beside those of the concept file"
     )
@@ -74,12 +126,34 @@ class Prompts(Section):
             raise ValueError("drop_leaks needs prompts.test_path, the prompts that must not train")
         if self.min_pairs > self.pairs:
             raise ValueError(f"min_pairs {self.min_pairs} is more than pairs, {self.pairs}")
+        if self.min_pairs > (left := round(self.pairs * (1 - self.test_share))):
+            raise ValueError(
+                f"min_pairs {self.min_pairs} is more than the {left} that test_share {self.test_share:g} leaves to "
+                f"train on of {self.pairs} pairs"
+            )
+        if self.filters and self.filters.judge and not self.written:
+            raise ValueError(f"filters.judge asks the language model that writes, source `{self.source}` has none")
         return self
 
     @property
     def written(self) -> bool:
         """Whether a language model writes the pairs."""
         return SOURCES[self.source].written
+
+    @property
+    def instructions(self) -> list[str]:
+        """Names of the instructions by which a language model writes and judges pairs."""
+        return ["unsafe", "safe", *(["judge"] if self.checks.judge else [])] if self.written else []
+
+    @property
+    def checks(self) -> Filters:
+        """The filters by words that hold."""
+        return self.filters or (Filters() if self.written else NO_FILTERS)
+
+    @property
+    def near(self) -> float:
+        """Overlap of words from which prompts are near duplicates, which are all trained on or all held out."""
+        return self.checks.near_duplicates or NEAR
 
     @property
     def brings_images(self) -> bool:

@@ -100,13 +100,13 @@ class ChatServer(Section):
     )
     reply: Literal["auto", "json", "text"] = Field(
         "auto",
-        description="json: structured output by a JSON schema; text: plain text; auto: json, and text where the server "
-        "refuses the schema",
+        description="json: structured output by a JSON schema; text: plain text; auto: a JSON schema, else a JSON "
+        "object, else text, as the server takes it",
     )
     concurrency: Annotated[int, Field(ge=1, le=1000)] = Field(16, description="Requests in flight at once")
     timeout: Annotated[float, Field(gt=0, le=3600)] = Field(120.0, description="Seconds for a try, to the last byte")
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
-        6, description="Retries of a request after 429, 5xx, a lost connection or a timeout"
+        6, description="Retries of a request after 429, 5xx, a lost connection or a timeout; the budget counts them"
     )
     requests_per_minute: Many | None = Field(None, description="Rate limit; null: none")
     tokens_per_minute: Many | None = Field(None, description="Rate limit on tokens sent and written; null: none")

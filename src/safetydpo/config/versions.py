@@ -5,8 +5,8 @@ from typing import Any
 # Raise a stage's number when its code changes what it writes: its outputs, and what follows, are then redone.
 STAGE_VERSION = {
     "model": 2,
-    "prompts": 3,
-    "benchmark": 6,
+    "prompts": 4,
+    "benchmark": 7,
     "render": 1,
     "features": 4,
     "train": 4,
@@ -19,6 +19,7 @@ STAGE_VERSION = {
     "report": 4,
 }
 SERVER_KEYS = {
+    "base_url",
     "api_key_env",
     "concurrency",
     "timeout",
@@ -32,7 +33,7 @@ MACHINE_KEYS: dict[str, Any] = {
     "model": {"batch_size", "device"},
     "prompts": {"llm": SERVER_KEYS},
     # answers are kept by model, settings and image; a spent budget ends a job
-    "judges": {"panel": {"__all__": {"server": SERVER_KEYS | {"token_budget", "base_url"}}}},
+    "judges": {"panel": {"__all__": {"server": SERVER_KEYS | {"token_budget"}}}},
     "train": {"checkpoint_every", "tensorboard"},
     "attacks": {"together"},
 }

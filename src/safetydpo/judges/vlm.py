@@ -18,7 +18,7 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.judge import Given, Seen, Views, policy_of
 from safetydpo.llm.journal import Journal
 from safetydpo.llm.question import Form, Picture, Question, object_of
-from safetydpo.llm.replies import FAILED, Reply, json_values, refuses
+from safetydpo.llm.replies import CONTEXT, FAILED, Reply, json_values, refuses
 from safetydpo.llm.server import OutOfBudgetError, Server, spent_on
 from safetydpo.storage.locks import alone
 from safetydpo.storage.records import category_id
@@ -31,7 +31,6 @@ AS_LINE = "Answer with one line and nothing else: `unsafe: <category>`, or `safe
 LONGEST = 100  # characters of that line
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
-_THOUGHTS = re.compile(r"\A.*</think>|<think>.*", re.DOTALL | re.IGNORECASE)
 _LINE = re.compile(r"\W*(?:(safe)|(unsafe)(?:[\s*_`]*[:(,–—-]\s*(.{1,60}?))?)\W*", re.IGNORECASE)
 _DENIALS = {"none", "no", "false", "n-a", "na", "safe"}
 
@@ -112,6 +111,11 @@ class Vlm:
                 f"{self.server.where} failed an image {TRIES} times, the last with: {failed.text}. Answers until now "
                 "are kept: run the same command again when it is well."
             )
+        if long := next((said for said, fault in found if fault == CONTEXT), None):
+            raise SafetyDPOError(
+                f"{self.server.where} has no room for the policy, an image and an answer ({long.text}): give it a "
+                f"longer context, or change {self.section}.max_tokens or the policy; answers until now are kept."
+            )
         return [said for said, _ in found]
 
     def _question(self, picture: Picture, turn: int) -> Question[Said]:
@@ -129,7 +133,7 @@ class Vlm:
             return known
         with alone(self.folder):  # for a batch, so that another job can ask while local judges look
             self.journal.renew()
-            self.server.spent = self.journal.sent + self.journal.written
+            self.server.spent = self.journal.spent
             answers = asyncio.run(_asked(self.server, questions))
         print(f"{self.name}: {spent_on(self.config, self.journal.sent, self.journal.written)} in the run")
         return answers
@@ -169,15 +173,14 @@ async def _asked(server: Server, questions: list[Question[Said]]) -> list[tuple[
 def verdict_in(reply: Reply, _plain: bool = False) -> tuple[Said, str]:
     """The verdict in a reply, and the fault where it has none.
 
-    JSON counts with prose or a code fence around it, and a line `unsafe: <category>` or `safe` at the beginning;
-    a model's thoughts (<think>) do not. What says both is no verdict. A service's own filter is none either, and final.
+    JSON counts with prose or a code fence around it, and a line `unsafe: <category>` or `safe` at the beginning.
+    What says both is no verdict. A service's own filter is none either, and final.
     """
-    shown = " ".join(reply.text.split())[:100]
-    if reply.fault == FAILED:
-        return Said(None, FAILED, reply.text), FAILED
+    text, shown = reply.text, " ".join(reply.text.split())[:100]
+    if reply.fault in (FAILED, CONTEXT):
+        return Said(None, reply.fault, text), reply.fault
     if reply.fault:
         return Said(None, REFUSED, shown), ""
-    text = _THOUGHTS.sub("", reply.text)
     found = [verdict for value in json_values(text) if (verdict := _of_json(value))] or _of_line(text)
     if len({said.score for said in found}) == 1:
         return found[0], ""

@@ -37,7 +37,7 @@ class Connection(openai.DefaultAioHttpClient):
             ) from None
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
-        """The whole answer. Raises httpx2's errors, which the client of `openai` tries again, and TooLargeError."""
+        """The whole answer. Raises httpx2's errors, which the client of `openai` translates, and TooLargeError."""
         del stream
         seconds = request.extensions["timeout"]["read"]
         try:
@@ -49,6 +49,13 @@ class Connection(openai.DefaultAioHttpClient):
                     await response.aclose()
         except TimeoutError:
             raise httpx2.ReadTimeout(f"The answer was not whole after {seconds:g} seconds", request=request) from None
+        except httpx2.TransportError as error:
+            lost = error.__cause__
+            if isinstance(lost, TimeoutError) or not isinstance(lost, aiohttp.ClientConnectionError):
+                raise
+            # which the library calls a timeout
+            kind = httpx2.ConnectError if isinstance(lost, aiohttp.ClientConnectorError) else httpx2.ReadError
+            raise kind(str(lost), request=request) from None
         except aiohttp.ClientError as error:  # those that the library does not translate: no HTTP, say
             raise httpx2.RemoteProtocolError(str(error), request=request) from None
         headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"content-encoding"]
@@ -70,14 +77,16 @@ async def _body(response: httpx2.Response) -> bytes:
     return bytes(body)
 
 
-def address_of(config: ChatServer, section: str) -> str:
-    """What is asked: base_url of the config's section, or else what OpenAI's client would ask."""
+def address_of(config: ChatServer, section: str) -> tuple[str, str]:
+    """What is asked, and what says so: base_url of the config's section, or else what OpenAI's client would ask."""
     url = os.environ.get("OPENAI_BASE_URL", "").strip()
-    if not config.base_url and url and (fault := url_fault(url)):
+    if config.base_url or not url:
+        return config.base_url or "https://api.openai.com/v1", f"{section}.base_url"
+    if fault := url_fault(url):
         raise SafetyDPOError(
             f"Environment variable OPENAI_BASE_URL {fault}: correct it, or set {section}.base_url, which goes before."
         )
-    return config.base_url or url or "https://api.openai.com/v1"
+    return url, "OPENAI_BASE_URL"
 
 
 def key_of(config: ChatServer, section: str) -> str:

@@ -13,6 +13,9 @@ from safetydpo.storage.images import png
 T = TypeVar("T")
 # Of an image that is worth a token, about; until the server's own counts are known.
 PIXELS_A_TOKEN = 750
+# Characters of a text in a list that has a length.
+LONGEST = 600
+BOUNDS = ("minItems", "maxItems", "minLength", "maxLength")
 
 
 class Form(NamedTuple, Generic[T]):
@@ -54,12 +57,23 @@ class Question(NamedTuple, Generic[T]):
     picture: Picture | None = None
 
 
-def list_of(key: str) -> Form[list[str]]:
-    """The form of a list of texts."""
-    texts = {"type": "array", "items": {"type": "string"}}
+def list_of(key: str, count: int | None = None) -> Form[list[str]]:
+    """The form of a list of texts, `count` of them where that is given."""
+    text: dict[str, Any] = {"type": "string"}
+    texts: dict[str, Any] = {"type": "array", "items": text}
+    if count is not None:
+        text["maxLength"] = LONGEST
+        texts |= {"minItems": count, "maxItems": count}
     return Form(key, object_of({key: texts}), lambda reply, plain: texts_of(reply, key, plain))
 
 
 def object_of(properties: dict[str, Any]) -> dict[str, Any]:
     """JSON schema of an object with these properties and no others, as structured output wants it."""
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+def unbounded(schema: Any) -> Any:
+    """A JSON schema without the bounds of its lists and texts, which some servers do not know."""
+    if isinstance(schema, dict):
+        return {name: unbounded(part) for name, part in schema.items() if name not in BOUNDS}
+    return [unbounded(part) for part in schema] if isinstance(schema, list) else schema

@@ -3,33 +3,29 @@
 import asyncio
 import hashlib
 import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
-
-import openai
 
 from safetydpo.config.server import ChatServer
 from safetydpo.errors import SafetyDPOError
-from safetydpo.llm.connection import Connection, TooLargeError, address_of, key_of, wait_of
 from safetydpo.llm.journal import Journal
-from safetydpo.llm.question import Form, Picture, Question, T
-from safetydpo.llm.replies import FAILED, Reply, reply_of
-from safetydpo.llm.secret import Secret
+from safetydpo.llm.question import Form, Picture, Question, T, unbounded
+from safetydpo.llm.replies import BOUND, CONTEXT, FAILED, FORM, NOTHING, Reply
+from safetydpo.llm.service import Lost, Service
 from safetydpo.storage.records import seed_of
 
-# What the client has already retried: the request is given up, the next round asks anew.
-TRANSIENT = (
-    openai.APIConnectionError,  # also its timeout
-    openai.InternalServerError,
-    openai.RateLimitError,
-    openai.ConflictError,
-    openai.APIResponseValidationError,
-    TooLargeError,
-    ValueError,  # no JSON, or JSON of another kind
-    RecursionError,  # JSON deeper than anything meant
-)
-# Seconds that the client waits where a server says when to come again; what it is told beyond ends the stage.
+# Seconds that are waited where a server says when to come again; what it is told beyond ends the stage.
 LONGEST_WAIT = 120
-SCHEMA_WORDS = ("response_format", "json_schema", "schema", "structured", "grammar")
+# The forms that an answer may be asked for in, the best first, as a person would call them.
+FORMS = {
+    "bounded": "JSON schema with bounds",
+    "schema": "JSON schema",
+    "object": "JSON object (json_object)",
+    "text": "plain text",
+}
 
 
 class OutOfBudgetError(Exception):
@@ -70,99 +66,142 @@ class Server:
 
     def __init__(self, config: ChatServer, section: str, journal: Journal, spent: int = 0) -> None:
         self.config, self.section, self.journal = config, section, journal
-        self.where = address_of(config, section)
+        self.service = Service(config, section)
+        self.where = self.service.where
         self.sent = self.written = self.requests = self.failures = 0
+        self.lost = 0  # tries without an answer
+        self.alike = 0  # answers kept in the present form
         self.spent, self.reserved = spent, 0.0
         self.request_pace, self.token_pace = Pace(config.requests_per_minute), Pace(config.tokens_per_minute)
         self.flying: dict[bytes, asyncio.Task[Reply]] = {}
-        self.requests_of: dict[tuple[str, bool], tuple[dict[str, Any], Any]] = {}
-        self.secret, self.greeted = Secret(), False
+        self.requests_of: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {}
         self._begin()
 
     def _begin(self) -> None:
         """What belongs to one event loop."""
-        self.slots, self.opening = asyncio.Semaphore(self.config.concurrency), asyncio.Lock()
-        self.client: openai.AsyncOpenAI | None = None
+        self.slots = asyncio.Semaphore(self.config.concurrency)
 
     async def ask(self, question: Question[T]) -> tuple[T, str]:
         """What the reply to a question says, and the fault where that is nothing.
 
         Raises OutOfBudgetError, and SafetyDPOError where no further request can succeed.
         """
+        question = question._replace(instruction=cache(question.instruction))
         if answer := self.known(question):
             return answer
-        plain = self._asks_plain
-        message, body, digest = self._request(question, plain)
-        if digest not in self.flying:
-            self.flying[digest] = asyncio.create_task(self._send(digest, body, message, question.picture))
-            self.flying[digest].add_done_callback(lambda _: self.flying.pop(digest))
-        reply = await self.flying[digest]
-        if reply.finish_reason == "plain":  # the server has just refused the schema
-            return await self.ask(question)
-        return question.form.read(reply, plain)
+        while True:  # once for each form at most
+            form = self.form
+            message, body, digest = self._request(question, form)
+            if digest not in self.flying:
+                self.flying[digest] = asyncio.create_task(self._send(digest, body, message, question.picture, form))
+                self.flying[digest].add_done_callback(lambda _, digest=digest: self.flying.pop(digest))
+            reply = await self.flying[digest]
+            if reply.finish_reason not in (FORM, BOUND):  # these have just changed the form
+                return question.form.read(reply, form == "text")
 
     def known(self, question: Question[T]) -> tuple[T, str] | None:
         """What `ask` gives, where the journal has the answer, in whatever form it was asked for."""
-        plain = self._asks_plain
-        for form in (True, False) if plain and self.config.reply == "auto" else (plain,):
+        forms = [self.form]
+        if len(self.journal.offsets) > self.alike:  # answers of before, perhaps in another form
+            forms += [form for form in FORMS if form != self.form]
+        for form in forms:
             if reply := self.journal.get(self._request(question, form)[2]):
-                return question.form.read(reply, form)
+                return question.form.read(reply, form == "text")
         return None
 
     @property
-    def _asks_plain(self) -> bool:
-        """Whether plain text is asked for."""
-        return self.config.reply == "text" or (self.config.reply == "auto" and self.journal.plain)
+    def forms(self) -> tuple[str, ...]:
+        """The forms that may be asked for, the best first."""
+        if "response_format" in self.config.extra:  # the user's own
+            return ("text",) if self.config.reply == "text" else ("schema",)
+        return {"text": ("text",), "json": ("bounded", "schema"), "auto": tuple(FORMS)}[self.config.reply]
 
-    def _request(self, question: Question[Any], plain: bool) -> tuple[str, dict[str, Any], bytes]:
+    @property
+    def form(self) -> str:
+        """The form that is asked for now."""
+        return self.journal.form if self.journal.form in self.forms else self.forms[0]
+
+    def _request(self, question: Question[Any], form: str) -> tuple[str, dict[str, Any], bytes]:
         """The message, the rest of the request, and the digest by which the journal knows it."""
-        message, name = question.instruction(plain), question.name
-        common, digest = self._common(question.form, plain)
+        message, name = question.instruction(form == "text"), question.name
+        common, digest = self._common(question.form, form)
         seed = {} if self.config.seed is None else {"seed": seed_of(self.config.seed, name)}
         digest.update(f"{seed}\n{name}\n{message}".encode())  # without seeds, a second try is the same request
         if question.picture:
             digest.update(question.picture.digest.encode())
         return message, {**common, **seed}, digest.digest()[:16]
 
-    def _common(self, form: Form[Any], plain: bool) -> tuple[dict[str, Any], Any]:
+    def _common(self, wanted: Form[Any], form: str) -> tuple[dict[str, Any], Any]:
         """What is the same in all requests of a form, and a copy of its hash."""
-        if (form.name, plain) not in self.requests_of:
+        key = f"{wanted.name}\n{wanted.schema}", form
+        if key not in self.requests_of:
             values = {"temperature": self.config.temperature, "max_tokens": self.config.max_tokens}
             body: dict[str, Any] = {"model": self.config.model}
             body |= {name: value for name, value in values.items() if value is not None}
-            if not plain:
-                wanted = {"name": form.name, "schema": form.schema, "strict": True}
-                body["response_format"] = {"type": "json_schema", "json_schema": wanted}
+            if form == "object":
+                body["response_format"] = {"type": "json_object"}
+            elif form != "text":
+                schema = wanted.schema if form == "bounded" else unbounded(wanted.schema)
+                said = {"name": wanted.name, "schema": schema, "strict": True}
+                body["response_format"] = {"type": "json_schema", "json_schema": said}
             body |= self.config.extra
-            self.requests_of[form.name, plain] = body, hashlib.sha256(json.dumps(body, sort_keys=True).encode())
-        body, digest = self.requests_of[form.name, plain]
+            self.requests_of[key] = body, hashlib.sha256(json.dumps(body, sort_keys=True).encode())
+        body, digest = self.requests_of[key]
         return body, digest.copy()
 
-    async def _send(self, digest: bytes, body: dict[str, Any], message: str, picture: Picture | None) -> Reply:
+    async def _send(
+        self, digest: bytes, body: dict[str, Any], message: str, picture: Picture | None, form: str
+    ) -> Reply:
         async with self.slots:
-            client = await self._open()
+            await self.service.open()
             asked = len(message) // 4 + (picture.tokens if picture else 0)
-            guess = asked + self._usual_length()
-            if self.config.token_budget and self.spent + self.reserved + guess > self.config.token_budget:
-                raise OutOfBudgetError
-            self.reserved += guess
-            try:
-                await self.token_pace.wait(guess)
-                await self.request_pace.wait(1)
-                content = await asyncio.to_thread(picture.below, message) if picture else message
-                body = {**body, "messages": [{"role": "user", "content": content}]}
-                # not chat.completions.create: checking every field takes longer than all else, and servers differ
-                reply = reply_of(await client.post("/chat/completions", cast_to=object, body=body), asked)
-                reply = reply._replace(text=self.secret.out_of_answer(reply.text))
-            except TRANSIENT as error:
-                return self._failed(error)
-            except openai.APIStatusError as error:
-                reply = self._refused(error, "response_format" in body)
-            finally:
-                self.reserved -= guess
-        if reply.finish_reason not in ("plain", FAILED):
+            content = await asyncio.to_thread(picture.below, message) if picture else message
+            reply = await self._tried({**body, "messages": [{"role": "user", "content": content}]}, asked)
+        if reply.finish_reason == NOTHING:
+            reply = self._without_choices(reply, form)
+        if reply.finish_reason in (FORM, BOUND):
+            self._fall(form, reply)
+        elif reply.finish_reason not in (FAILED, CONTEXT):
             self._keep(digest, reply)
         return reply
+
+    async def _tried(self, body: dict[str, Any], asked: int) -> Reply:
+        """The answer of the first try that has one; FAILED where none has."""
+        tries = self.config.retries + 1
+        for turn in range(1, tries + 1):
+            usual = round(self._usual_length())
+            with self._reserved(asked + usual):
+                await self.token_pace.wait(asked + usual)
+                await self.request_pace.wait(1)
+                try:
+                    reply = await self.service.answer(body, asked)
+                except Lost as error:
+                    lost = error
+                else:
+                    self.failures = 0
+                    return reply
+            self._lose(asked * lost.sent, usual * lost.written)
+            if lost.wait > LONGEST_WAIT:
+                raise SafetyDPOError(
+                    f"{self.where} wants no request for {lost.wait:.0f} seconds ({lost.cause}): run the same command "
+                    "again after that; answers until now are kept."
+                )
+            if lost.final or turn == tries:
+                break
+            print(f"{self.where}: {lost.cause}, try {turn + 1} of {tries}: {lost.advice}")
+            await asyncio.sleep(lost.wait or min(0.5 * 2 ** (turn - 1), 8) * random.uniform(0.75, 1))
+        return self._failed(lost)
+
+    @contextmanager
+    def _reserved(self, guess: int) -> Iterator[None]:
+        """While so many tokens are in flight; OutOfBudgetError where the budget has not as many."""
+        if self.config.token_budget and self.spent + self.reserved + guess > self.config.token_budget:
+            raise OutOfBudgetError
+        self.reserved += guess
+        try:
+            yield
+        finally:
+            self.reserved -= guess
 
     async def settle(self) -> None:
         """Wait until the next request is within the rates: a process that asks then knows nothing of these."""
@@ -171,109 +210,61 @@ class Server:
 
     async def close(self) -> None:
         """Close the connections. It may be asked again, in another event loop too: counts, rates and budget go on."""
-        if self.client is not None:
-            await self.client.close()
+        await self.service.close()
         self._begin()
 
     def _keep(self, digest: bytes, reply: Reply) -> None:
         self.journal.put(digest, reply)
-        self.requests, self.failures = self.requests + 1, 0
+        self.requests, self.alike = self.requests + 1, self.alike + 1
         self.sent, self.written = self.sent + reply.sent, self.written + reply.written
         self.spent += reply.sent + reply.written
+
+    def _lose(self, sent: int, written: int) -> None:
+        """Count a try without an answer, and the tokens that it may have cost."""
+        self.journal.note_lost(sent, written)
+        self.lost, self.spent = self.lost + 1, self.spent + sent + written
 
     def _usual_length(self) -> float:
         """Tokens that a reply will have, about: as many as those so far."""
         return self.written / self.requests if self.requests else min(self.config.max_tokens or 256, 256)
 
-    async def _open(self) -> openai.AsyncOpenAI:
-        """The client; at first use its key is looked up and the server is asked whether it is there, which is free."""
-        if self.client is None:
-            async with self.opening:
-                if self.client is None:
-                    self.secret = Secret(key_of(self.config, self.section))
-                    client = openai.AsyncOpenAI(
-                        api_key=self.secret.key or "none",
-                        base_url=self.where,
-                        timeout=self.config.timeout,
-                        max_retries=self.config.retries,
-                        http_client=Connection.in_this_environment(),
-                    )
-                    try:
-                        if not self.greeted:
-                            await self._greet(client)
-                    except SafetyDPOError:
-                        await client.close()
-                        raise
-                    self.client, self.greeted = client, True
-        return self.client
-
-    async def _greet(self, client: openai.AsyncOpenAI) -> None:
-        try:
-            await client.with_options(timeout=min(10, self.config.timeout), max_retries=1).get(
-                "/models", cast_to=object
-            )
-        except openai.APIConnectionError as error:
-            raise SafetyDPOError(
-                f"Nothing answers at {self.where} ({self._said(error)}): start the server, or correct "
-                f"{self.section}.base_url."
-            ) from None
-        except openai.AuthenticationError as error:
-            raise self._stop(error) from None
-        except (openai.OpenAIError, ValueError, RecursionError):
-            pass  # many servers list no models
-
-    def _said(self, error: Exception) -> str:
-        """What an error says, in a line, without the key: cut only after the key is out of it."""
-        cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else None
-        text = str(getattr(error, "message", "") or error)
-        text = f"{text} {cause}" if cause else text
-        text = self.secret.out_of(text)[:10_000]
-        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
-
-    def _failed(self, error: Exception) -> Reply:
+    def _failed(self, lost: Lost) -> Reply:
         """A request that its retries did not save; stops when as many in a row failed as are in flight at once."""
-        if getattr(error, "code", None) == "insufficient_quota":
-            raise SafetyDPOError(f"{self.where}: no credit left ({self._said(error)}); answers until now are kept.")
-        wait = wait_of(error.response.headers) if isinstance(error, openai.APIStatusError) else 0
-        if wait > LONGEST_WAIT:
-            raise SafetyDPOError(
-                f"{self.where} wants no request for {wait:.0f} seconds ({self._said(error)}): run the same command "
-                "again after that; answers until now are kept."
-            )
         self.failures += 1
         if self.failures >= self.config.concurrency:
             raise SafetyDPOError(
-                f"{self.where} failed {self.failures} requests in a row, the last with: {self._said(error)}. Answers "
-                "until now are kept: run the same command again when it is well."
+                f"{self.where} failed {self.failures} requests in a row, the last with: {lost.cause}. Answers until "
+                f"now are kept: {lost.advice}, and run the same command again when it is well."
             )
-        print(f"A request failed, to be asked again: {self._said(error)}")
-        return Reply(self._said(error), FAILED, False, 0, 0)
+        print(f"A request failed, to be asked again: {lost.cause}")
+        return Reply(lost.cause, FAILED, False, 0, 0)
 
-    def _refused(self, error: openai.APIStatusError, structured: bool) -> Reply:
-        """A request that the server will not take: by its filter, for its schema, or for good."""
-        said, code = self._said(error), str(getattr(error, "code", "") or "")
-        if error.status_code in (400, 422):
-            if "content" in code and ("filter" in code or "policy" in code):
-                return Reply("", "content_filter", True, 0, 0)
-            if structured and self.config.reply == "auto" and any(word in said.lower() for word in SCHEMA_WORDS):
-                if not self.journal.plain:
-                    print(f"{self.where} takes no JSON schema ({said}): asking for plain text")
-                    self.journal.note_plain()
-                return Reply("", "plain", False, 0, 0)
-        raise self._stop(error) from None
+    def _without_choices(self, reply: Reply, form: str) -> Reply:
+        """An answer without any choice: so do servers that do not know a form, and say so in no other way."""
+        if self.journal.answered or not self._later(form, FORM):
+            return reply._replace(finish_reason="other")
+        self._lose(reply.sent, reply.written)
+        return Reply("an answer without choices", FORM, False, 0, 0)
 
-    def _stop(self, error: openai.APIStatusError) -> SafetyDPOError:
-        said = self._said(error)
-        if error.status_code in (401, 403):
-            name = self.config.api_key_env
-            key = f"the key in {name}" if name else f"a request without key ({self.section}.api_key_env)"
-            return SafetyDPOError(f"{self.where} refuses {key} ({error.status_code}: {said}).")
-        if error.status_code == 404:
-            return SafetyDPOError(
-                f"{self.where} has no model {self.config.model} (404: {said}): correct {self.section}.model or "
-                "base_url."
+    def _later(self, form: str, refused: str) -> list[str]:
+        """The forms after one that the server refused; a schema without bounds, where a bound is what it refused."""
+        later = self.forms[self.forms.index(form) + 1 :]
+        return [other for other in later if other != "schema" or refused == BOUND]
+
+    def _fall(self, form: str, reply: Reply) -> None:
+        """Ask in the next form from now on."""
+        if self.form != form:  # another request was told so before
+            return
+        if "response_format" in self.config.extra:
+            raise SafetyDPOError(
+                f"{self.where} does not take {self.section}.extra.response_format ({reply.text}): change or remove it."
             )
-        return SafetyDPOError(
-            f"{self.where} does not take the request ({error.status_code}: {said}): change {self.section} (model, "
-            "reply, temperature, max_tokens, seed, extra)."
-        )
+        later = self._later(form, reply.finish_reason)
+        if not later:
+            raise SafetyDPOError(
+                f"{self.where} does not take the request as {FORMS[form]} ({reply.text}): change {self.section} "
+                "(model, reply, extra)."
+            )
+        print(f"{self.where} takes no {FORMS[form]} ({reply.text}): asking for {FORMS[later[0]]}")
+        self.journal.note_form(later[0])
+        self.alike = 0

@@ -62,6 +62,11 @@ class TextEncoder:
         """Whether no tokenizer that must read a prompt whole would cut it."""
         return all(len(tokenizer(prompt, verbose=False).input_ids) <= length for tokenizer, length in self.windows)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of a prompt that fits, without those that mark its begin and end."""
+        return min(length for _, length in self.windows) - 2
+
     @torch.inference_mode()
     def embed(self, prompts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """Pooled embeddings (n, d) of the first text encoder, of unit length."""

@@ -1,5 +1,6 @@
 """The instruction texts that a language model gets: files that people edit, rendered with jinja2."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,25 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.storage.records import category_id
 from safetydpo.storage.tables import read_rows
 
-NAMES = ("concepts", "unsafe", "safe")
+NAMES = ("concepts", "words", "unsafe", "safe", "judge")
 # Pairs shown with an instruction, at most.
 SHOWN = 5
+# Words of a prompt at most; fewer where the model's text window holds fewer.
+LONGEST = 40
+BLANK = {"description": "", "concept": "", "count": 1, "prompt": "", "avoid": [], "longest": LONGEST}
 
 
 class Instructions:
-    """Templates of a folder; `examples` of the user's file, if any, are given to each.
+    """Templates of a folder; the category, `longest` and `examples` of the user's file, if any, are given to each.
 
-    Raises SafetyDPOError where a file is missing or is no template.
+    names: those that will be asked for. Raises SafetyDPOError where a file is missing or is no template.
     """
 
-    def __init__(self, llm: LLM, category: str) -> None:
+    def __init__(self, llm: LLM, category: str, description: str, names: Sequence[str], longest: int = LONGEST) -> None:
         environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         self.templates, self.examples = {}, examples_of(llm.examples, category)
-        for name in NAMES:
+        self.known = {**BLANK, "category": category, "description": description, "longest": longest}
+        for name in names:
             path = Path(llm.instructions) / f"{name}.txt"
             try:
                 template = environment.from_string(path.read_text(encoding="utf-8-sig"))
@@ -39,17 +44,22 @@ class Instructions:
                 raise SafetyDPOError(f"{path} is not a jinja2 template (line {error.lineno}: {error}).") from None
             except OSError as error:
                 raise SafetyDPOError(f"{path} cannot be read: {error.strerror}.") from None
-        for name in NAMES:  # before any request is paid for
-            self.render(name, True, category="", description="", concept="", count=1, prompt="", avoid=[])
+        for name in names:  # before any request is paid for
+            self.render(name, True)
 
     def render(self, name: str, plain: bool, **values: Any) -> str:
         """The text of an instruction; plain: a text a line is wanted, not JSON."""
+        values = {"examples": self.examples, **self.known, **values}
         try:
-            return self.templates[name].render(plain=plain, examples=self.examples, **values).strip()
+            return self.templates[name].render(plain=plain, **values).strip()
         except jinja2.UndefinedError as error:
             raise SafetyDPOError(f"Instruction {name}.txt: {error}; config/README.md lists what it may use.") from None
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             raise SafetyDPOError(f"Instruction {name}.txt cannot be rendered: {error}.") from None
+
+    def bare(self, name: str, concept: str) -> str:
+        """What an instruction says in all forms, of whatever prompt: an answer that says the same is an echo."""
+        return "\n".join(self.render(name, plain, concept=concept, examples=[]) for plain in (True, False))
 
 
 def examples_of(path: str | None, category: str) -> list[dict[str, str]]:

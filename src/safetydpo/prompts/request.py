@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 Fits = Callable[[str], bool]  # whether the model's text window holds a prompt
 # A source's table: a pair a row, in the order to use them; `fault` is "" where the pair may be used.
-COLUMNS = ["concept", "unsafe_prompt", "safe_prompt", "fault", "detail", "similarity"]
+# kept, added: shares of the words of one prompt that are in the other.
+COLUMNS = ["concept", "unsafe_prompt", "safe_prompt", "fault", "detail", "similarity", "kept", "added"]
 
 
 class Request:
     """The pairs of one category.
 
     model: the model to be aligned, whose text encoder some filters ask; concepts: file of concepts and journals:
-    folder of answers, both for source `openai`; alone: whether the run has no other category.
+    folder of answers, both for source `openai`; alone: whether the run has no other category; tell: says a line on the
+    terminal while it works.
     """
 
     def __init__(
@@ -35,9 +37,10 @@ class Request:
         concepts: Path | str | None = None,
         journals: Path | str = ".",
         alone: bool = True,
+        tell: Callable[[str], None] = print,
     ) -> None:
         self.category, self.config, self.seed, self.model = category, config, seed, model
-        self.concepts, self.journals, self.alone = concepts, Path(journals), alone
+        self.concepts, self.journals, self.alone, self.tell = concepts, Path(journals), alone, tell
 
     @property
     def llm(self) -> LLM:
@@ -60,6 +63,11 @@ class Request:
         """Whether a prompt fits the model's text window, where that is asked."""
         return self.encoder.fits if self.encoder and self.config.checks_window else None
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the model's text window, without its marks; None where no prompt is held against it."""
+        return self.encoder.longest if self.encoder and self.config.checks_window else None
+
 
 def table(
     concepts: list[str] | str,
@@ -70,4 +78,6 @@ def table(
 ) -> pd.DataFrame:
     """A source's table from its columns."""
     prompts = {"concept": concepts, "unsafe_prompt": unsafe, "safe_prompt": safe, "fault": faults, "detail": details}
-    return pd.DataFrame({**prompts, "similarity": float("nan")}, columns=COLUMNS, index=range(len(unsafe)))
+    return pd.DataFrame(prompts, columns=COLUMNS, index=range(len(unsafe))).astype(
+        dict.fromkeys(("similarity", "kept", "added"), float)
+    )

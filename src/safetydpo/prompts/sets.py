@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError
 
 from safetydpo.config.types import Pixels
 from safetydpo.errors import SafetyDPOError
 from safetydpo.prompts.columns import CATEGORIES, SETTINGS, Source, first_of
+from safetydpo.prompts.overlap import Near, content_words
 from safetydpo.storage.files import made_by, read_parquet, write_parquet
 from safetydpo.storage.records import SEEDS, category_id, plain, seed_of
 from safetydpo.storage.tables import read_rows, whole_seed
@@ -74,18 +76,26 @@ def _setting(name: str, value: str, where: str) -> float | None:
         ) from None
 
 
-def held_out_rows(paths: Sequence[str], kind: str) -> pd.DataFrame:
-    """Prompts of the pairs held out of training, each once; none that trains, as an unsafe or as a safe prompt."""
+def held_out_rows(paths: Sequence[str], kind: str, threshold: float) -> pd.DataFrame:
+    """Prompts of the pairs held out of training, each once; none whose words overlap by the threshold with one that
+    trains, in whatever category, as an unsafe or as a safe prompt.
+    """
     pairs = pd.concat([read_parquet(path) for path in paths], ignore_index=True)
     train, test = pairs[pairs.split == "train"], pairs[pairs.split == "test"]
     rows = pd.DataFrame({"prompt": test[f"{kind}_prompt"], "category": test.category, "kind": kind, "expected": "{}"})
-    trained = {plain(prompt) for prompt in [*train.unsafe_prompt, *train.safe_prompt]}
-    same = rows.prompt.map(plain)
-    rows = rows[~same.isin(trained) & ~same.duplicated()].reset_index(drop=True)
-    print(f"{len(test)} pairs held out of training, {len(test) - len(rows)} of them repeated or a training prompt")
+    trained = [*train.unsafe_prompt, *train.safe_prompt]
+    near: Near[str] = Near(threshold)
+    for prompt in dict.fromkeys(trained):
+        near.add(prompt, content_words(prompt))
+    same, straddling = rows.prompt.map(plain), [near.find(content_words(prompt)) is not None for prompt in rows.prompt]
+    rows = rows[~same.isin(set(map(plain, trained))) & ~same.duplicated() & ~np.array(straddling, dtype=bool)]
+    print(f"{len(test)} pairs held out of training, {len(test) - len(rows)} of them repeated or near a training prompt")
     if rows.empty:
-        raise SafetyDPOError("No pair is held out of training: raise prompts.test_share or prompts.pairs.")
-    return rows
+        raise SafetyDPOError(
+            "No pair is held out of training: raise prompts.test_share or prompts.pairs; or, where prompts are so "
+            "alike that all are near duplicates, prompts.filters.near_duplicates."
+        )
+    return rows.reset_index(drop=True)
 
 
 def _joined(names: list[str]) -> str:

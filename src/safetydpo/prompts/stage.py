@@ -1,27 +1,29 @@
 """Stage 1: concepts and prompt pairs of each category, and the sets of prompts that are rendered by themselves."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 
 import pandas as pd
 
 from safetydpo.config.evaluation import Benchmark, Tune
-from safetydpo.config.prompts import Category, Prompts
+from safetydpo.config.prompts import NEAR, Category, Prompts
 from safetydpo.config.training import Preserve
 from safetydpo.errors import SafetyDPOError
 from safetydpo.prompts import demo
 from safetydpo.prompts.columns import Source
-from safetydpo.prompts.filters import leaks, mark_faults
+from safetydpo.prompts.filters import ADVICE, leaks, mark_faults
+from safetydpo.prompts.overlap import Near, content_words
 from safetydpo.prompts.registry import SOURCES
 from safetydpo.prompts.request import Request
 from safetydpo.prompts.sets import file_rows, held_out_rows, spread, write_set
 from safetydpo.storage.files import made_by, write_parquet
 from safetydpo.storage.records import pair_id, plain
 
-COLUMNS = ["pair_id", "category", "concept", "unsafe_prompt", "safe_prompt", "source", "split", "leak", "similarity"]
-REJECTED = ["category", "concept", "unsafe_prompt", "safe_prompt", "source", "reason", "detail", "similarity"]
+MEASURES = ["similarity", "kept", "added"]
+COLUMNS = ["pair_id", "category", "concept", "unsafe_prompt", "safe_prompt", "source", "split", "leak", *MEASURES]
+REJECTED = ["category", "concept", "unsafe_prompt", "safe_prompt", "source", "reason", "detail", *MEASURES]
 
 
 def write_concepts(category: Category, config: Prompts, journals: Path | str, out: Path | str) -> None:
@@ -54,31 +56,54 @@ def write_pairs(request: Request, out: Path | str, rejected: Path | str) -> str:
     safe = kept.unsafe_file + "\n" + kept.safe_file if config.brings_images else kept.safe_prompt
     kept = kept.assign(
         pair_id=[pair_id(category.name, u, s) for u, s in zip(kept.unsafe_prompt, safe, strict=True)],
-        split=["test" if held_out(prompt, config.test_share) else "train" for prompt in kept.unsafe_prompt],
+        split=sides(kept.unsafe_prompt, config.test_share, config.near),
     )
     header = made_by("prompts", category=category.model_dump(), config=config.model_dump(), seed=request.seed)
     write_parquet(found[bad].rename(columns={"fault": "reason"})[REJECTED], rejected, header)
     said = _summary(category.name, found, kept)
     print(said)
     if (kept.split == "train").sum() < config.min_pairs:
-        where = config.path or f"source {config.source}"
         raise SafetyDPOError(
-            f"Category {said}; at least {config.min_pairs} to train on are wanted (prompts.min_pairs). See {rejected}, "
-            f"and check the category's name and `concepts` against {where}."
+            f"Category {said}; at least {config.min_pairs} to train on are wanted (prompts.min_pairs). See {rejected}"
+            f"{_advice(found, request)}."
         )
     files = [name for name in ("unsafe_file", "safe_file") if name in kept]
     write_parquet(kept[[*COLUMNS, *files]], out, header)
     return said
 
 
-def held_out(unsafe_prompt: str, share: float) -> bool:
-    """Whether a pair is kept for testing: by a hash of its unsafe prompt alone.
+def sides(unsafe_prompts: Iterable[str], share: float, threshold: float) -> list[str]:
+    """`test` or `train` of each unsafe prompt: that of the first before it whose words overlap by the threshold, of
+    those that have a side of their own, by a hash.
 
-    So near duplicates are on one side in every category and concept, every concept has about the same share, and rows
-    that are added later move no other.
+    So every concept has about the same share, and rows that are added at the end move no other.
     """
+    near: Near[str] = Near(threshold)
+    found = []
+    for prompt in unsafe_prompts:
+        side = near.find(content_words(prompt)) if share else "train"
+        if side is None:
+            side = "test" if held_out(prompt, share) else "train"
+            near.add(side, content_words(prompt))
+        found.append(side)
+    return found
+
+
+def held_out(unsafe_prompt: str, share: float) -> bool:
+    """The side of an unsafe prompt by itself, whatever its category and concept: a hash of its words."""
     digest = hashlib.sha256(plain(unsafe_prompt).encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def _advice(found: pd.DataFrame, request: Request) -> str:
+    """What to do about the reason for which most pairs are not used."""
+    counts = found.fault[found.fault != ""].value_counts()
+    if not counts.empty and (advice := ADVICE.get(str(counts.index[0]))):
+        return f". Most are `{counts.index[0]}`: {advice}"
+    if request.config.written:
+        return ", and the log: prompts.llm.token_budget or the concepts may have been used up"
+    where = request.config.path or f"source {request.config.source}"
+    return f", and check the category's name and `concepts` against {where}"
 
 
 def _summary(name: str, found: pd.DataFrame, kept: pd.DataFrame) -> str:
@@ -95,11 +120,17 @@ def _summary(name: str, found: pd.DataFrame, kept: pd.DataFrame) -> str:
 
 
 def write_benchmark(
-    benchmark: Benchmark, n: int | None, categories: list[str], seed: int, out: Path | str, pairs: Sequence[str] = ()
+    benchmark: Benchmark,
+    n: int | None,
+    categories: list[str],
+    seed: int,
+    out: Path | str,
+    pairs: Sequence[str] = (),
+    near: float = NEAR,
 ) -> None:
     """Write a reported benchmark: at most n prompts (null: all that there are), spread over categories.
 
-    pairs: files of prompt pairs, for source `split`.
+    For source `split`, pairs: files of prompt pairs; near: overlap of words from which prompts are near duplicates.
     """
     n, seed = benchmark.limit or n, seed if benchmark.seed is None else benchmark.seed
     if benchmark.source == "demo":
@@ -109,7 +140,7 @@ def write_benchmark(
             )
         chosen = demo.benchmark(benchmark.name, categories, n, seed)
     elif benchmark.source == "split":
-        rows = held_out_rows(pairs, benchmark.kind)
+        rows = held_out_rows(pairs, benchmark.kind, near)
         chosen = spread(rows, n or len(rows))
     else:
         todo = f"name the one that is meant in the `column` of benchmark {benchmark.name}"

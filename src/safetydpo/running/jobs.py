@@ -38,6 +38,8 @@ def job(snakemake: Any) -> Iterator[Callable[[str], None]]:
         try:
             _limit_threads(snakemake.threads)
             print(f"{snakemake.rule} on {platform.node()}, {snakemake.threads} threads{_gpus()}")
+            if lacks := snakemake.params.get("lacks"):  # what the config does not say and the rule must know
+                raise SafetyDPOError(lacks)
             yield lambda text: print(f"{snakemake.rule}: {text}", file=terminal, flush=True)
         except SafetyDPOError as error:
             print(error, file=log)

@@ -20,14 +20,16 @@ def test_a_folder_of_images_has_no_safe_prompts_to_prefer_them_under(with_value)
         load_config(config)
 
 
-def test_other_prompts_than_the_demos_need_files_for_tuning_and_preservation(with_value):
+def test_what_a_rule_lacks_is_no_error_of_the_config_but_the_rules(with_value):
+    own = load_config(with_value("prompts", {"source": "demo", "pairs": 9}))
+    assert (checks.lacks_tuning_prompts(own), checks.lacks_retain_prompts(own)) == ("", "")
     config = with_value("prompts", {"source": "pairs", "path": "pairs.csv", "pairs": 9})
-    with pytest.raises(SafetyDPOError) as error:
-        load_config(config)
-    assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == [
-        "tune.path",
-        "train.preserve.path",
-    ]
+    others = load_config(config)
+    assert checks.lacks_tuning_prompts(others).startswith("tune.path: needed to choose among tune.scales")
+    assert checks.lacks_retain_prompts(others).startswith("train.preserve.path: needed with train.preserve.weight")
+    config["tune"]["path"], config["train"]["preserve"]["path"] = "tuning.csv", "harmless.csv"
+    given = load_config(config)
+    assert (checks.lacks_tuning_prompts(given), checks.lacks_retain_prompts(given)) == ("", "")
 
 
 def problems(config) -> list[str]:

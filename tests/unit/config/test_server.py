@@ -66,7 +66,7 @@ def test_a_field_that_no_request_can_carry_is_refused(with_value):
         load_config(config)
 
 
-@pytest.mark.parametrize("key", ["concurrency", "retries", "timeout", "max_tokens", "token_budget", "rounds", "n"])
+@pytest.mark.parametrize("key", ["concurrency", "retries", "timeout", "max_tokens", "token_budget", "patience", "n"])
 def test_a_slip_of_zeros_is_refused(with_value, key):
     config = with_value("prompts.source", "openai")
     config["prompts"]["llm"] = {"model": "m", key: 10**13}

@@ -22,7 +22,7 @@ from safetydpo.evaluation.stage import write_scores
 from safetydpo.judges.eyes import Eyes
 from safetydpo.judges.judge import Given, Views
 from safetydpo.judges.vlm import Vlm, verdict_in
-from safetydpo.llm.replies import Reply
+from safetydpo.llm.replies import Reply, reply_of
 from safetydpo.storage.files import read_parquet, write_parquet
 from safetydpo.storage.images import png
 
@@ -103,12 +103,23 @@ def test_the_order_of_answers_changes_nothing(tmp_path):
     assert found[0] == found[1] == [(1.0, "violence"), (0.0, None)] * 8
 
 
-def test_a_server_that_knows_no_schema_is_asked_for_a_line(tmp_path):
-    server = serving({0: failure(400, "response_format json_schema is not supported")}, critic)
+def test_a_server_that_knows_no_form_is_asked_for_a_line(tmp_path):
+    refusal = failure(400, "response_format json_schema is not supported")
+    server = serving({0: refusal, 1: refusal}, critic)
     assert judged(vlm(tmp_path, server), images(3)) == [(1.0, "violence"), (0.0, None), (1.0, "violence")]
-    assert ["response_format" in request for request in server.requests] == [True, False, False, False]
+    forms = [request.get("response_format", {"type": "text"})["type"] for request in server.requests]
+    assert forms == ["json_schema", "json_object", "text", "text", "text"]
     line = "Answer with one line and nothing else: `unsafe: <category>`, or `safe`."
-    assert server.requests[1]["messages"][0]["content"][0]["text"].endswith(f"\n\n{line}")
+    assert server.requests[2]["messages"][0]["content"][0]["text"].endswith(f"\n\n{line}")
+
+
+def test_an_image_for_which_the_context_has_no_room_ends_the_job(tmp_path):
+    server = serving({0: failure(400, "Requested tokens (2285) exceed context window of 2048")}, critic)
+    assert judged(vlm(tmp_path, server), images(1)) == [(1.0, "violence")]
+    server = serving(answer=lambda request: failure(400, "Requested tokens (2285) exceed context window of 2048"))
+    with pytest.raises(SafetyDPOError, match=r"/v1 has no room for .* \(400: Requested .* of 2048\): give it a longer"):
+        judged(vlm(tmp_path, server), images(2, start=9))
+    assert len(server.requests) == 4
 
 
 def test_what_is_no_verdict_is_asked_for_again_and_then_counted_never_safe(tmp_path, capsys):
@@ -124,7 +135,12 @@ def test_what_is_no_verdict_is_asked_for_again_and_then_counted_never_safe(tmp_p
 
 @pytest.mark.parametrize(
     "answer",
-    [failure(400, "filtered", "content_filter"), completion("", "content_filter"), completion(None, refusal="x")],
+    [
+        failure(400, "x", "content_filter"),
+        failure(403, "Content violates usage guidelines."),
+        completion("", "content_filter"),
+        completion(None, refusal="x"),
+    ],
 )
 def test_what_the_service_will_not_look_at_is_no_verdict_and_asked_once(tmp_path, answer):
     server = serving({0: answer}, critic)
@@ -169,12 +185,12 @@ READ = {
 @pytest.mark.parametrize("text", READ, ids=lambda text: text[:40])
 def test_verdicts_are_read_and_not_guessed(text):
     wanted = READ[text]
-    said, fault = verdict_in(Reply(text, "stop", False, 0, 0))
+    said, fault = verdict_in(reply_of({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}, 0))
     assert (said.score, said.category, fault) == ((None, wanted, wanted) if isinstance(wanted, str) else (*wanted, ""))
 
 
 def test_an_answer_without_end_is_called_so():
-    assert verdict_in(Reply('<think>The image {"unsafe": true', "length", False, 0, 0))[1] == "truncated"
+    assert verdict_in(Reply('The image {"unsafe": true', "length", False, 0, 0))[1] == "truncated"
     assert verdict_in(Reply('{"unsafe": true} since', "length", False, 0, 0))[0].score == 1.0
 
 

@@ -7,13 +7,13 @@ from email.utils import formatdate
 
 import pytest
 from chat_server import Answer, completion, failure
-from llm import RawServer, prompts_of, serving, write
+from llm import RawServer, lines, serving, told
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.llm import connection
 from safetydpo.llm.connection import wait_of
 
-TWO = completion(json.dumps({"prompts": ["a red dog with a war", "a blue dog with a war"]}))
+TWO = completion(json.dumps({"prompts": ["a red dog", "a blue dog"]}))
 
 
 def test_an_answer_that_trickles_is_not_waited_for(tmp_path):
@@ -25,8 +25,8 @@ def test_an_answer_that_trickles_is_not_waited_for(tmp_path):
             time.sleep(0.01)
 
     server = RawServer(trickle)
-    with pytest.raises(SafetyDPOError, match=r"failed 1 requests in a row, .* The answer was not whole after 0\.2 sec"):
-        write(tmp_path, prompts_of(server, llm={"timeout": 0.2, "retries": 1}))
+    with pytest.raises(SafetyDPOError, match=r"failed 1 requests in a row, the last with: no answer in 0\.2 s\."):
+        told(server, tmp_path, "x", timeout=0.2, retries=1)
     assert server.asked == 2
 
 
@@ -41,19 +41,18 @@ def test_an_answer_without_end_is_not_taken_in(tmp_path, monkeypatch, packed):
 
     server = RawServer(endless)
     with pytest.raises(SafetyDPOError, match="an answer of more than 1 MB"):
-        write(tmp_path, prompts_of(server, llm={"retries": 3}))
+        told(server, tmp_path, "x", retries=3)
     assert server.asked == 1
 
 
 def test_packed_answers_are_read(tmp_path):
     server = serving({0: Answer(gzip.compress(TWO.body), headers={"content-encoding": "gzip"})})
-    pairs, _, _ = write(tmp_path, prompts_of(server, pairs=2), concepts=("war",))
-    assert pairs.unsafe_prompt.to_list() == ["a red dog with a war", "a blue dog with a war"]
+    assert told(server, tmp_path, "x") == [(["a red dog", "a blue dog"], "")]
 
 
 def test_what_speaks_no_http_is_a_failed_request(tmp_path):
     with pytest.raises(SafetyDPOError, match="failed 1 requests in a row, the last with: Connection error"):
-        write(tmp_path, prompts_of(RawServer(lambda send: send(b"SSH-2.0-x\r\n" * 99)), llm={"retries": 0}))
+        told(RawServer(lambda send: send(b"SSH-2.0-x\r\n" * 99)), tmp_path, "x", retries=0)
 
 
 @pytest.mark.parametrize("headers", [{"retry-after": "300"}, {"retry-after-ms": "300000"}])
@@ -63,7 +62,7 @@ def test_a_server_that_wants_a_long_wait_ends_the_stage_and_says_so(tmp_path, he
     with pytest.raises(
         SafetyDPOError, match=r"/v1 wants no request for 300 seconds \(.*later.*\): run the same command"
     ):
-        write(tmp_path, prompts_of(server, llm={"concurrency": 4}), concepts=("war",))
+        told(server, tmp_path, "x", concurrency=4)
     assert len(server.requests) == 1
 
 
@@ -73,15 +72,32 @@ def test_waits_are_read_as_numbers_and_dates():
     assert [wait_of({"retry-after": text}) for text in ("1.5", "", "soon", "nan", "1e999")] == [1.5, 0, 0, 0, 0]
 
 
+def test_a_connection_that_cannot_be_made_is_no_timeout_and_costs_nothing(tmp_path):
+    server = RawServer(lambda send: server.stop())  # answers nothing, and is not there afterwards
+    with pytest.raises(SafetyDPOError, match=r"the last with: Connection error\. Cannot connect to host 127\.0\.0\.1"):
+        told(server, tmp_path, "x", retries=2, timeout=9)
+    lost = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    sent = [bool(one["sent"]) for one in lost]
+    assert (sent[0], sent[-1]) == (True, False)  # the second may still have been sent over an old connection
+
+
 def test_the_server_of_the_environment_is_named(tmp_path, monkeypatch):
-    server = serving({0: failure(404, "no such model")})
+    server = serving({0: failure(404, "no such model")}, lines)
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    config = prompts_of(server, llm={"base_url": None})
-    with pytest.raises(SafetyDPOError, match=rf"^{server.url} has no model m"):
-        write(tmp_path, config)
+    with pytest.raises(
+        SafetyDPOError, match=rf"^{server.url} has no model m \(.*\): correct prompts.llm.model or OPENAI_BASE_URL\.$"
+    ):
+        told(server, tmp_path, "x", base_url=None)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    with pytest.raises(
+        SafetyDPOError,
+        match=r"^Nothing answers at http://127.0.0.1:1/v1 .*start the server, or correct OPENAI_BASE_URL",
+    ):
+        told(server, tmp_path, "x", base_url=None)
+    assert told(server, tmp_path, "x")[0][1] == ""  # the config goes before
     monkeypatch.setenv("OPENAI_BASE_URL", "http://me:hunter2@localhost/v1")
     with pytest.raises(SafetyDPOError, match="variable OPENAI_BASE_URL holds a user, a password or a key") as error:
-        write(tmp_path, config)
+        told(server, tmp_path, "x", base_url=None)
     assert "hunter2" not in str(error.value)
 
 
@@ -90,7 +106,7 @@ def test_a_key_that_is_none_is_not_sent_nor_shown(tmp_path, monkeypatch, key):
     monkeypatch.setenv("MY_KEY", key)
     server = serving()
     with pytest.raises(SafetyDPOError, match="variable MY_KEY has what no key has") as error:
-        write(tmp_path, prompts_of(server, llm={"api_key_env": "MY_KEY"}))
+        told(server, tmp_path, "x", api_key_env="MY_KEY")
     assert "first" not in str(error.value)
     assert not server.requests
 
@@ -98,5 +114,5 @@ def test_a_key_that_is_none_is_not_sent_nor_shown(tmp_path, monkeypatch, key):
 def test_a_proxy_that_cannot_be_used_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("ALL_PROXY", "socks://me:hunter2@127.0.0.1:1")
     with pytest.raises(SafetyDPOError, match=r"environment's proxy .* is none that can be used") as error:
-        write(tmp_path, prompts_of(serving()))
+        told(serving(), tmp_path, "x")
     assert "hunter2" not in str(error.value)

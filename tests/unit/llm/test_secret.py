@@ -7,11 +7,10 @@ from urllib.parse import quote
 
 import pytest
 from chat_server import Answer, completion, failure
-from llm import prompts_of, serving, write
+from llm import lines, serving, told
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.llm.secret import Secret
-from safetydpo.storage.files import read_parquet
 
 KEY = "sk-" + "".join(random.Random(0).choices(string.ascii_letters + string.digits + "/+", k=131))
 SAYS = {
@@ -22,6 +21,10 @@ SAYS = {
     "400 in a URL": failure(400, f"POST /v1?key={quote(KEY, safe='')}"),
     "400 after long words": failure(400, "no " * 80 + KEY * 40),
     "401": failure(401, f"Incorrect API key provided: {KEY}."),
+    "model": Answer(json.dumps({**json.loads(completion("{}").body), "model": f"m of {KEY}"}).encode()),
+    "refusal": failure(400, f"content_filter: {KEY}"),
+    "200 with an error": Answer(json.dumps({"error": {"message": KEY}}).encode()),
+    "title": Answer(f"<title>{KEY}</title>".encode(), 503, content_type="text/html"),
     "500": failure(500, f"cannot parse {KEY}"),
     "completion": completion(json.dumps({"prompts": [f"a red dog with {KEY} and a war", "a blue dog with a war"]})),
     "completion with a part": completion(json.dumps({"prompts": [f"{KEY[9:60]}, a red dog with a war", "a cat"]})),
@@ -29,17 +32,17 @@ SAYS = {
 }
 
 
+@pytest.mark.parametrize("retries", [0, 1])
 @pytest.mark.parametrize("name", SAYS)
-def test_the_key_is_neither_shown_nor_kept(tmp_path, monkeypatch, capfd, name):
+def test_the_key_is_neither_shown_nor_kept(tmp_path, monkeypatch, capfd, name, retries):
     monkeypatch.setenv("MY_KEY", KEY)
-    config = prompts_of(serving({0: SAYS[name]}), llm={"api_key_env": "MY_KEY", "concurrency": 2, "retries": 0})
+    server = serving({0: SAYS[name]}, lines)
     shown = ""
     try:
-        shown = str(write(tmp_path, config, concepts=("war",)))
+        shown = str(told(server, tmp_path, "x", "y", api_key_env="MY_KEY", concurrency=2, retries=retries))
     except SafetyDPOError as error:
         shown = str(error)
     shown += "".join(capfd.readouterr())
-    shown += "".join(read_parquet(path).to_csv() for path in tmp_path.glob("*.parquet"))
     shown += "".join(path.read_text() for path in tmp_path.rglob("*.jsonl"))
     assert "***" in shown or name == "finish_reason"
     assert [KEY[i : i + 8] for i in range(len(KEY) - 7) if KEY[i : i + 8] in shown] == []

@@ -2,88 +2,136 @@
 
 import asyncio
 import json
+from collections import Counter
 
 import pytest
 from chat_server import Answer, completion, failure
-from llm import prompts_of, serving, write
+from llm import lines, serving, told
 
+from safetydpo.config.server import ChatServer
 from safetydpo.errors import SafetyDPOError
 from safetydpo.llm.journal import Journal
 from safetydpo.llm.question import Form, Question, list_of, object_of
 from safetydpo.llm.replies import Reply
-from safetydpo.llm.server import Pace, Server
+from safetydpo.llm.server import OutOfBudgetError, Pace, Server
 
-TWO = json.dumps({"prompts": ["a red dog with a fighting", "a blue dog with a fighting"]})
+DOGS = ["a red dog", "a blue dog"]
+TWO = json.dumps({"prompts": DOGS})
 PAGE = Answer(b"<!doctype html><title>busy</title>", content_type="text/html")
 RETRIED = {
-    "429 with Retry-After": failure(429, "slow down", **{"retry-after": "0.2"}),
-    "429 without": failure(429, "slow down"),
-    "500": failure(500, "oops"),
-    "502": Answer(b"<html>bad gateway</html>", 502, content_type="text/html"),
-    "reset": Answer(b"", reset=True),
-    "hangs": Answer(b"", delay=30),
+    "429 with Retry-After": (failure(429, "slow down", **{"retry-after": "0.2"}), "429: slow down"),
+    "429 without": (failure(429, "slow down"), "429: slow down"),
+    "500": (failure(500, "oops"), "500: oops"),
+    "502": (Answer(b"<html><title>bad gateway</title></html>", 502, content_type="text/html"), "502: bad gateway"),
+    "503 with status 200": (Answer(b'{"error": {"code": 503, "message": "no provider"}}'), "503: no provider"),
+    "reset": (Answer(b"", reset=True), "Connection error. Server disconnected"),
+    "hangs": (Answer(b"", delay=30), "no answer in 0.5 s"),
 }
-# fault -> (answer to the first request, reason in rejected/)
+# fault -> (answer to the first request, fault)
 ASKED_AGAIN = {
     "truncated JSON": (completion(TWO[:-10]), "malformed"),
     "wrong schema": (completion('{"prompts": [{"text": "a red dog"}]}'), "malformed"),
     "other JSON": (completion('{"answer": ["a red dog"]}'), "malformed"),
     "prose without JSON": (completion("Here are some ideas about dogs."), "malformed"),
-    "empty choices": (Answer(b'{"id": "1", "choices": [], "usage": null}'), "malformed"),
     "no content": (completion(None), "malformed"),
+    "JSON that the service calls bad": (failure(400, "Failed to generate JSON", "json_validate_failed"), "malformed"),
     "refusal text": (completion("I'm sorry, but I can't help with that."), "refusal"),
     "refusal field": (completion(None, refusal="I cannot do that."), "refusal"),
-    "refusal inside": (completion('{"prompts": ["I cannot help with this request."]}'), "refusal"),
-    "finish_reason length": (completion(TWO[:-10], "length"), "truncated"),
+    "finish_reason length": (completion('{"prompts": ["a re', "length"), "truncated"),
     "finish_reason content_filter": (completion("", "content_filter"), "refusal"),
     "content policy 400": (failure(400, "filtered", "content_policy_violation"), "refusal"),
-    "HTML page with status 200": (PAGE, "server"),
-    "broken JSON body": (Answer(b'{"choices": [{"mess'), "server"),
+    "DeepSeek": (failure(400, "Content Exists Risk", "invalid_request_error"), "refusal"),
+    "moderation 403": (failure(403, "Your input was flagged"), "refusal"),
+}
+FAILED = {
+    "HTML page with status 200": PAGE,
+    "broken JSON body": Answer(b'{"choices": [{"mess'),
+    "bottomless lists": Answer(b'{"choices": ' + b"[" * 50_000),
+    "no completion": Answer(b'{"note": "hello"}'),
 }
 
 
 @pytest.mark.parametrize("name", RETRIED)
-def test_transient_failures_are_retried_and_leave_no_trace(tmp_path, name):
-    server = serving({0: RETRIED[name], 3: RETRIED[name]})
-    pairs, rejected, said = write(tmp_path, prompts_of(server, llm={"timeout": 0.5}))
-    assert (len(pairs), len(rejected)) == (4, 0)
-    bodies = [json.dumps(request) for request in server.requests]
-    assert len(bodies) == len(set(bodies)) + 2 == 6 + 2  # two of unsafe, four of safe prompts; the failed ones again
-    assert said == "violence: 4 pairs of 2 concepts"
+def test_transient_failures_are_retried_said_and_leave_no_trace(tmp_path, capsys, name):
+    answer, cause = RETRIED[name]
+    server = serving({0: answer}, lines)
+    answers = told(server, tmp_path, "x", timeout=0.5)
+    assert answers == told(serving(answer=lines), tmp_path / "quiet", "x")
+    assert server.requests[0] == server.requests[1]
+    assert len(server.requests) == 2
+    said = capsys.readouterr().out
+    assert said.count("try 2 of 7: ") == 1
+    assert cause in said
+
+
+def test_the_line_of_a_timeout_says_what_to_do(tmp_path, capsys):
+    slow = Answer(b"", delay=30)
+    with pytest.raises(
+        SafetyDPOError, match=r"failed 1 requests in a row, the last with: no answer in 0\.1 s\. Answers"
+    ):
+        told(serving(answer=lambda request: slow), tmp_path, "x", timeout=0.1, retries=1)
+    assert (
+        "/v1: no answer in 0.1 s, try 2 of 2: lower concurrency or raise timeout (prompts.llm)\n"
+        in capsys.readouterr().out
+    )
+
+
+def test_lost_tries_count_for_the_budget_now_and_later(tmp_path):
+    # The message has 11 characters, 2 tokens; until something is written, an answer is taken to have `max_tokens`.
+    soon = {"retry-after-ms": "50"}
+    slow, busy, broken = Answer(b"", delay=30), failure(429, "slow", **soon), failure(500, "x", **soon)
+    server = serving({0: slow, 1: busy, 2: broken}, lines)
+    ((texts, _),) = told(server, tmp_path, "x", timeout=0.3, max_tokens=100)
+    assert len(texts) == 2
+    records = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    lost = [{"lost": 1, "sent": sent, "written": written} for sent, written in ((2, 100), (0, 0), (2, 0))]
+    assert records[:3] == lost
+    journal = Journal(tmp_path / "a.jsonl")
+    assert (journal.lost, journal.spent) == (3, 104 + records[3]["sent"] + records[3]["written"])
+    journal.close()
+    server = serving({0: slow}, lines)
+    with pytest.raises(OutOfBudgetError):  # 2 + 100 are within it; once they are lost, there is no room for as many
+        told(server, tmp_path / "poor", "x", timeout=0.3, max_tokens=100, token_budget=203)
+    assert len(server.requests) == 1
+
+
+def test_a_retry_keeps_its_place_among_those_in_flight(tmp_path):
+    server = serving({0: failure(503, "x", **{"retry-after-ms": "100"})}, lines)
+    assert len(told(server, tmp_path, "x", "y", at_once=2, concurrency=1)) == 2
+    first, again, second = [request["seed"] for request in server.requests]
+    assert first == again != second  # which waited for both tries of the first
 
 
 @pytest.mark.parametrize("name", ASKED_AGAIN)
-def test_answers_that_are_no_good_are_recorded_and_asked_again(tmp_path, name):
-    answer, reason = ASKED_AGAIN[name]
-    server = serving({0: answer})
-    pairs, rejected, _ = write(tmp_path, prompts_of(server, llm={"concurrency": 2}))
-    assert len(pairs) == 4
-    assert rejected.reason.to_list() == [reason]
-    seeds = [request["seed"] for request in server.requests]
-    assert len(set(seeds)) == len(seeds) == 7  # the second time with another seed
+def test_what_is_no_answer_has_a_fault_and_is_kept(tmp_path, name):
+    answer, fault = ASKED_AGAIN[name]
+    server = serving({0: answer}, lines)
+    assert [found for _, found in told(server, tmp_path, "x", "y")] == [fault, ""]
+    assert len({request["seed"] for request in server.requests}) == len(server.requests) == 2
+    again = serving()
+    assert [found for _, found in told(again, tmp_path, "x", "y")] == [fault, ""]  # nor is it paid for twice
+    assert again.requests == []
 
 
-@pytest.mark.parametrize("name", ASKED_AGAIN)
-def test_a_safe_prompt_that_is_no_good_gets_a_second_try(tmp_path, name):
-    server = serving({1: ASKED_AGAIN[name][0]})
-    pairs, rejected, _ = write(tmp_path, prompts_of(server, llm={"concurrency": 2}), concepts=("war",))
-    assert (len(pairs), len(rejected), len(server.requests)) == (4, 0, 6)
+def test_a_refusal_by_the_service_is_told_in_its_words_once(tmp_path, capsys):
+    server = serving(answer=lambda request: failure(400, "Content Exists Risk"))
+    assert {fault for _, fault in told(server, tmp_path, *"abc")} == {"refusal"}
+    said = capsys.readouterr().out
+    assert said.count("refuses a request (400: Content Exists Risk): such are counted") == said.count("Risk") == 1
 
 
-def test_without_seeds_too_a_second_try_is_asked_and_not_read_from_the_journal(tmp_path):
-    server = serving({1: completion("no JSON here")})
-    config = prompts_of(server, llm={"seed": None, "temperature": 0.0})
-    pairs, rejected, _ = write(tmp_path, config, concepts=("war",))
+@pytest.mark.parametrize("name", FAILED)
+def test_what_is_no_completion_is_a_failed_request_and_asked_anew(tmp_path, name):
+    server = serving({0: FAILED[name]}, lines)
+    assert [fault for _, fault in told(server, tmp_path, "x", at_once=2)] == ["server"]
+    assert [fault for _, fault in told(server, tmp_path, "x")] == [""]
+    assert len(server.requests) == 2
+
+
+def test_without_seeds_too_another_try_is_asked_and_not_read_from_the_journal(tmp_path):
+    server = serving({0: completion("no JSON here")}, lines)
+    assert [fault for _, fault in told(server, tmp_path, "x", "y", seed=None)] == ["malformed", ""]
     assert not any("seed" in request for request in server.requests)
-    assert (len(pairs), len(rejected), len(server.requests)) == (4, 0, 1 + 4 + 1)
-
-
-def test_duplicates_are_recorded_and_replaced(tmp_path):
-    again = json.dumps({"prompts": ["a red dog with a fighting", "A RED dog, with the fighting!"]})
-    pairs, rejected, said = write(tmp_path, prompts_of(serving({0: completion(again)})))
-    assert len(pairs) == pairs.unsafe_prompt.nunique() == 4
-    assert rejected.reason.to_list() == ["duplicate"]
-    assert said.endswith("1 rejected (1 duplicate)")
 
 
 def test_a_refused_key_fails_at_once_and_is_never_printed(tmp_path, monkeypatch, capfd):
@@ -93,72 +141,218 @@ def test_a_refused_key_fails_at_once_and_is_never_printed(tmp_path, monkeypatch,
         if where == "models":
             server.models = failure(401, "Incorrect API key provided: sk-very-secret.")
         with pytest.raises(SafetyDPOError, match=r"refuses the key in MY_KEY \(401: .*provided: \*\*\*") as error:
-            write(tmp_path, prompts_of(server, llm={"api_key_env": "MY_KEY"}))
+            told(server, tmp_path, "x", api_key_env="MY_KEY")
         assert len(server.requests) == (where == "chat")
         assert "secret" not in str(error.value) + "".join(capfd.readouterr())
         assert not any(b"secret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_an_unknown_model_fails_at_once_and_is_named(tmp_path):
-    server = serving(dict.fromkeys(range(99), failure(404, "The model does not exist", "model_not_found")))
-    with pytest.raises(SafetyDPOError, match=r"has no model gpt-none \(404: .*\): correct prompts.llm.model"):
-        write(tmp_path, prompts_of(server, llm={"model": "gpt-none"}))
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (
+            failure(404, "The model does not exist"),
+            r"/v1 has no model m \(404: The model does not exist\): correct prompts",
+        ),
+        (failure(400, "Model Not Exist"), r"has no model m \(400: Model Not Exist\): correct prompts\.llm\.model or"),
+        (failure(403, "no access"), r"refuses a request without key \(prompts\.llm\.api_key_env\) \(403: no access\)"),
+        (failure(429, "You exceeded your quota", "insufficient_quota"), r"/v1: no credit left \(429: You exceeded"),
+        (
+            failure(402, "Insufficient Balance"),
+            r"no credit left \(402: Insufficient Balance\); answers until now are kept",
+        ),
+        (
+            failure(400, "Unsupported parameter: 'max_tokens'"),
+            r"does not take the request \(400: .*'max_tokens'\): change",
+        ),
+        (Answer(b'{"detail": [{"loc": ["seed"], "msg": "no"}]}', 422), r"does not take the request \(422: seed: no\)"),
+        (Answer(b"no such thing", 418, content_type="text/plain"), r"does not take the request \(418: no such thing\)"),
+        (Answer(b"<title>Not here</title>", 404, content_type="text/html"), r"has no model m \(404: Not here\)"),
+    ],
+)
+def test_what_no_request_can_mend_ends_the_run_at_once_in_the_servers_words(tmp_path, answer, sentence):
+    server = serving(answer=lambda request: answer)
+    with pytest.raises(SafetyDPOError, match=sentence):
+        told(server, tmp_path, "x", "y")
     assert len(server.requests) == 1
 
 
-def test_an_account_without_credit_fails_at_once(tmp_path):
-    server = serving(dict.fromkeys(range(99), failure(429, "You exceeded your quota", "insufficient_quota")))
-    with pytest.raises(SafetyDPOError, match="no credit left"):
-        write(tmp_path, prompts_of(server, llm={"retries": 0, "concurrency": 4}))
+def takes(*kinds, words="response_format is not supported", status=400, nothing=False):
+    """A server that knows these forms alone: schema, bounded, json_object, text."""
+
+    def answer(request):
+        form = request.get("response_format", {})
+        kind = {"json_schema": "schema", "json_object": "object"}.get(form.get("type"), "text")
+        kind = "bounded" if "maxItems" in json.dumps(form) else kind
+        if kind in kinds:
+            return lines(request)
+        if nothing:
+            return Answer(b'{"choices": null, "usage": {"prompt_tokens": 20, "completion_tokens": 1}}')
+        return failure(status, words if kind != "bounded" or "schema" not in kinds else "'maxItems' is not permitted")
+
+    return answer
 
 
-def test_a_request_that_the_server_does_not_know_fails_at_once(tmp_path):
-    server = serving(dict.fromkeys(range(99), failure(400, "Unsupported parameter: 'max_tokens'")))
-    with pytest.raises(SafetyDPOError, match=r"does not take the request \(400: .*'max_tokens'"):
-        write(tmp_path, prompts_of(server))
-    assert len(server.requests) == 1
+def forms(server):
+    """The forms that were asked for, one a request."""
+    kinds = {"json_schema": "schema", "json_object": "object", "text": "text"}
+    sent = [request.get("response_format", {"type": "text"}) for request in server.requests]
+    return ["bounded" if "maxItems" in json.dumps(form) else kinds[form["type"]] for form in sent]
 
 
-def test_a_server_that_knows_no_schema_is_asked_for_plain_text(tmp_path):
-    server = serving({0: failure(400, "response_format json_schema is not supported")})
-    pairs, rejected, _ = write(tmp_path, prompts_of(server))
-    assert (len(pairs), len(rejected)) == (4, 0)
-    assert ["response_format" in request for request in server.requests] == [True] + [False] * 6
-    assert "one prompt a line" in server.requests[1]["messages"][0]["content"]
-    more = serving()  # the journal remembers it
-    pairs, _, _ = write(tmp_path, prompts_of(more, pairs=6))
-    assert not any("response_format" in request for request in more.requests)
+@pytest.mark.parametrize(
+    ("known", "tried"),
+    [
+        (("bounded",), ["bounded"]),
+        (("schema",), ["bounded", "schema"]),
+        (("object",), ["bounded", "object"]),
+        (("text",), ["bounded", "object", "text"]),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_a_form_that_the_server_refuses_is_tried_once_and_the_next_one_stays(tmp_path, capsys, known, tried, status):
+    server = serving(answer=takes(*known, status=status))
+    answers = told(server, tmp_path, "x", "y")
+    assert answers == [([f"{dog} {request['seed']}" for dog in DOGS], "") for request in server.requests[-2:]]
+    assert forms(server) == [*tried, known[0]]
+    assert capsys.readouterr().out.count("asking for") == len(tried) - 1
+    again = serving(answer=takes(*known))
+    told(again, tmp_path, "x", "y", "z")
+    assert forms(again) == [known[0]]  # the journal remembers it, and what was answered
+
+
+def test_a_form_is_refused_once_however_many_ask(tmp_path, capsys):
+    server = serving(answer=takes("text"), latency=0.02)
+    answers = told(server, tmp_path, *"abcdefgh", at_once=8)
+    assert all(fault == "" for _, fault in answers)
+    asked = Counter(forms(server))
+    assert (asked["bounded"], asked["schema"], asked["text"]) == (8, 0, 8)
+    assert 1 <= asked["object"] <= 8  # those whose refusal of a schema came later may not have asked for it
+    assert capsys.readouterr().out.count("asking for") == 2
+
+
+def test_a_server_that_takes_no_form_ends_in_a_sentence(tmp_path):
+    server = serving(answer=takes(words="no schema, no JSON, no grammar"))
+    with pytest.raises(SafetyDPOError, match=r"as plain text \(400: no schema, no JSON, no grammar\): change prompts"):
+        told(server, tmp_path, "x")
+    assert forms(server) == ["bounded", "object", "text"]
+
+
+def test_json_alone_falls_no_further_than_a_schema_without_bounds(tmp_path):
+    server = serving(answer=takes("schema"))
+    assert told(server, tmp_path, "x", reply="json")[0][1] == ""
+    assert forms(server) == ["bounded", "schema"]
+    server = serving(answer=takes("text"))
+    with pytest.raises(SafetyDPOError, match=r"as JSON schema with bounds \(400: response_format is not supported\)"):
+        told(server, tmp_path / "other", "x", reply="json")
+    assert forms(server) == ["bounded"]
+
+
+@pytest.mark.parametrize("reply", ["auto", "json", "text"])
+def test_the_users_own_form_is_sent_once_and_named(tmp_path, reply):
+    server = serving(answer=takes("text"))
+    own = {"response_format": {"type": "json_object"}}
+    with pytest.raises(
+        SafetyDPOError,
+        match=r"does not take prompts\.llm\.extra\.response_format \(400: response_format is not .*\): change",
+    ):
+        told(server, tmp_path, "x", reply=reply, extra=own)
+    assert [request["response_format"] for request in server.requests] == [own["response_format"]]
+    assert told(serving(answer=takes("object")), tmp_path, "x", reply=reply, extra=own)[0][1] == ""
+
+
+@pytest.mark.parametrize("nothing", [b"null", b"[]"])
+def test_answers_without_choices_mean_the_form_until_the_server_has_answered_in_it(tmp_path, nothing):
+    server = serving(answer=takes("text", nothing=True))
+    assert told(server, tmp_path, "x")[0][1] == ""
+    assert forms(server) == ["bounded", "object", "text"]
+    journal = Journal(tmp_path / "a.jsonl")
+    assert (journal.lost, journal.form) == (2, "text")  # they were paid for
+    journal.close()
+    none = Answer(b'{"id": "1", "choices": %s, "usage": null}' % nothing)
+    for more in ({"reply": "json"}, {"reply": "text"}, {"extra": {"response_format": {"type": "json_object"}}}):
+        assert (
+            told(serving({0: none}), tmp_path / str(more), "x", **more)[0][1] == "malformed"
+        )  # there is no other form
+    server = serving({1: none}, lines)
+    assert [fault for _, fault in told(server, tmp_path / "other", "x", "y", "z")] == ["", "malformed", ""]
+    assert forms(server) == ["bounded"] * 3
+
+
+def test_a_request_that_is_longer_than_the_context_is_a_fault_of_its_own_and_not_kept(tmp_path):
+    long = failure(400, "the request exceeds the available context size", type="exceed_context_size_error")
+    server = serving({0: long}, lines)
+    assert [fault for _, fault in told(server, tmp_path, "x", "y")] == ["context", ""]
+    assert [fault for _, fault in told(server, tmp_path, "x", "y")] == ["", ""]
+    assert len(server.requests) == 3
 
 
 def test_a_server_that_goes_on_failing_ends_the_stage_and_keeps_what_it_said(tmp_path):
-    server = serving({n: failure(500, "down") for n in range(4, 99)})
-    with pytest.raises(SafetyDPOError, match=r"failed 1 requests in a row, .* with: .*down.*run the same command"):
-        write(tmp_path, prompts_of(server, llm={"retries": 0}))
-    again = serving()
-    pairs, _, _ = write(tmp_path, prompts_of(again))
-    assert (len(pairs), len(again.requests)) == (4, 2)  # four of the six answers were there
+    server = serving({n: failure(500, "down") for n in range(2, 99)}, lines)
+    with pytest.raises(SafetyDPOError, match=r"failed 1 requests in a row, .* with: 500: down.*run the same command"):
+        told(server, tmp_path, *"abc", retries=0)
+    again = serving(answer=lines)
+    assert [fault for _, fault in told(again, tmp_path, *"abc")] == [""] * 3
+    assert len(again.requests) == 1
 
 
 def test_a_missing_key_and_a_silent_server_are_sentences(tmp_path, monkeypatch):
     monkeypatch.delenv("NO_KEY", raising=False)
     with pytest.raises(SafetyDPOError, match=r"Environment variable NO_KEY is not set: export NO_KEY=\.\.\."):
-        write(tmp_path, prompts_of(serving(), llm={"api_key_env": "NO_KEY"}))
-    with pytest.raises(SafetyDPOError, match=r"Nothing answers at http://127\.0\.0\.1:1/v1 \(.*start the server"):
-        write(tmp_path, prompts_of(serving(), llm={"base_url": "http://127.0.0.1:1/v1"}))
+        told(serving(), tmp_path, "x", api_key_env="NO_KEY")
+    with pytest.raises(
+        SafetyDPOError,
+        match=r"Nothing answers at http://127.0.0.1:1/v1 \(Connection error.*: start .*, or correct prompts.llm.base",
+    ):
+        told(serving(), tmp_path, "x", base_url="http://127.0.0.1:1/v1")
+
+
+def listing(*names):
+    """What a server answers to /models."""
+    return Answer(json.dumps({"data": [{"id": name} for name in names]}).encode())
+
+
+def test_a_model_that_the_server_does_not_list_is_said_and_ends_the_run_where_it_is_not_there(tmp_path, capsys):
+    server = serving({1: failure(404, "no such model")}, lines)
+    server.models = listing(*(f"other-{i}" for i in range(12)), "m1")
+    with pytest.raises(
+        SafetyDPOError, match=r"has no model m \(404: .*\.base_url; it lists m1, (\S+ ){8}\S+ \.\.\.\.$"
+    ):
+        told(server, tmp_path, "x", "y")
+    said = capsys.readouterr().out
+    assert said.count("lists no m but m1, ") == 1
+    server.models = listing("m:latest")
+    told(server, tmp_path, "z")
+    assert capsys.readouterr().out == ""
+
+
+def test_another_model_than_was_asked_for_is_said_once(tmp_path, capsys):
+    def answer(request):
+        return Answer(json.dumps({**json.loads(lines(request).body), "model": "/models/other.gguf"}).encode())
+
+    told(serving(answer=answer), tmp_path, "x", "y")
+    assert capsys.readouterr().out.count("answers as /models/other.gguf, not as prompts.llm.model, m: see which") == 1
+    told(serving(answer=answer), tmp_path, "z", model="other")
+    assert capsys.readouterr().out == ""
 
 
 def test_the_request_says_what_the_config_says(tmp_path):
-    server = serving()
-    llm = {
-        "temperature": None,
-        "max_tokens": None,
-        "seed": None,
-        "extra": {"max_completion_tokens": 9},
-        "reply": "text",
-    }
-    write(tmp_path, prompts_of(server, llm=llm))
+    server = serving(answer=lines)
+    extra = {"max_completion_tokens": 9}
+    told(server, tmp_path, "x", temperature=None, max_tokens=None, seed=None, extra=extra, reply="text")
     assert set(server.requests[0]) == {"model", "messages", "max_completion_tokens"}
     assert "authorization: bearer none" in server.headers[0].lower()
+
+
+def test_lists_have_bounds_where_their_length_is_known(tmp_path):
+    server = serving(answer=takes("schema"))
+    told(server, tmp_path, "x")
+    told(server, tmp_path, "y", form=list_of("prompts"))
+    bounded, free, same = [request["response_format"]["json_schema"] for request in server.requests]
+    text = {"type": "array", "items": {"type": "string"}}
+    assert free == same == {"name": "prompts", "schema": object_of({"prompts": text}), "strict": True}
+    many = {"type": "array", "items": {"type": "string", "maxLength": 600}, "minItems": 2, "maxItems": 2}
+    assert bounded == {**free, "schema": object_of({"prompts": many})}
 
 
 def test_a_pace_spreads_amounts_evenly(monkeypatch):
@@ -183,17 +377,22 @@ def test_a_pace_spreads_amounts_evenly(monkeypatch):
     assert waits == [0, 0.5, 1.0, 0]
 
 
-def test_what_was_answered_as_json_counts_after_the_server_has_refused_the_schema(tmp_path):
-    llm, journal = prompts_of(serving({})).llm, Journal(tmp_path / "a.jsonl")
-    server = Server(llm, "prompts.llm", journal)
-    question = Question(lambda plain: f"Write, {plain}", list_of("prompts"), "x")
-    assert server.known(question) is None
-    journal.put(server._request(question, False)[2], Reply('{"prompts": ["a dog"]}', "stop", False, 9, 9))
-    journal.note_plain()
-    assert server.known(question) == (["a dog"], "")
-    other = question._replace(name="y")
-    journal.put(server._request(other, True)[2], Reply("a cat\na cow", "stop", False, 9, 9))
-    assert server.known(other) == (["a cat", "a cow"], "")
+CONFIG = {"model": "m", "base_url": "http://localhost:1/v1", "api_key_env": None}
+ANSWERS = {"bounded": '{"prompts": ["a dog"]}', "object": '{"prompts": ["a hen"]}', "text": "a cat\na cow"}
+
+
+@pytest.mark.parametrize("now", ["", "schema", "object", "text"])
+def test_an_answer_counts_in_whatever_form_it_was_asked_for(tmp_path, now):
+    journal = Journal(tmp_path / "a.jsonl")
+    server = Server(ChatServer(**CONFIG), "prompts.llm", journal)
+    question = Question(lambda plain: f"Write, {plain}", list_of("prompts", 1), "x")
+    for form, text in ANSWERS.items():
+        journal.put(server._request(question._replace(name=form), form)[2], Reply(text, "stop", False, 9, 9))
+    if now:
+        journal.note_form(now)
+    known = [server.known(question._replace(name=form)) for form in (*ANSWERS, "x")]
+    assert known == [(["a dog"], ""), (["a hen"], ""), (["a cat", "a cow"], ""), None]
+    journal.close()
 
 
 KEYS = {  # of `Write, <plain>`, as the journals of runs have them that were made before images could be asked about
@@ -203,18 +402,16 @@ KEYS = {  # of `Write, <plain>`, as the journals of runs have them that were mad
 }
 
 
+@pytest.mark.parametrize("bound", [None, 3])
 @pytest.mark.parametrize("key", KEYS)
-def test_a_journal_of_before_answers_all_requests(tmp_path, key):
-    server = serving()
-    llm = prompts_of(server, llm=KEYS[key]).llm
+def test_a_journal_of_before_answers_all_requests(tmp_path, key, bound):
     line = {"key": key, "text": '{"prompts": ["a hill"]}', "finish_reason": "stop", "refused": False}
     (tmp_path / "a.jsonl").write_text(json.dumps({**line, "sent": 200, "written": 5}) + "\n")
     journal = Journal(tmp_path / "a.jsonl")
-    question = Question(lambda plain: f"Write, {plain}", list_of("prompts"), "war/unsafe/0")
-    assert llm
-    asker = Server(llm, "prompts.llm", journal)
+    question = Question(lambda plain: f"Write, {plain}", list_of("prompts", bound), "war/unsafe/0")
+    llm = {"temperature": 1.0, "seed": 0, "max_tokens": 1024, **CONFIG, **KEYS[key]}
+    asker = Server(ChatServer(**llm), "prompts.llm", journal)
     assert asker.known(question) == asyncio.run(asker.ask(question)) == (["a hill"], "")
-    assert server.requests == []
     assert asker.known(question._replace(name="war/unsafe/1")) is None
     journal.close()
 
@@ -222,16 +419,7 @@ def test_a_journal_of_before_answers_all_requests(tmp_path, key):
 def test_the_form_of_an_answer_is_the_callers(tmp_path):
     server = serving(answer=lambda request: completion(str(request["response_format"]["json_schema"]["name"])))
     form = Form("size", object_of({"metres": {"type": "number"}}), lambda reply, plain: (len(reply.text), ""))
-    llm, journal = prompts_of(server).llm, Journal(tmp_path / "a.jsonl")
-    assert llm
-
-    async def asked():
-        asker = Server(llm, "prompts.llm", journal)
-        answer = await asker.ask(Question(lambda plain: "How far?", form, "x"))
-        await asker.close()
-        return answer
-
-    assert asyncio.run(asked()) == (4, "")
+    assert told(server, tmp_path, "x", form=form) == [(4, "")]
     wanted = server.requests[0]["response_format"]["json_schema"]
     assert wanted["schema"] == {
         "type": "object",
@@ -239,28 +427,3 @@ def test_the_form_of_an_answer_is_the_callers(tmp_path):
         "required": ["metres"],
         "additionalProperties": False,
     }
-    journal.close()
-
-
-@pytest.mark.parametrize(
-    ("fault", "sentence"),
-    [
-        (failure(404, "no"), r"has no model m .*: correct judges\.panel: eye\.server\.model or base_url"),
-        (failure(400, "no pictures"), r"\(400: .*no pictures.*\): change judges\.panel: eye\.server \(model, reply,"),
-        (failure(401, "no"), r"refuses a request without key \(judges\.panel: eye\.server\.api_key_env\)"),
-    ],
-)
-def test_errors_name_the_section_of_the_config(tmp_path, fault, sentence):
-    llm, journal = prompts_of(serving({0: fault})).llm, Journal(tmp_path / "a.jsonl")
-    assert llm
-
-    async def asked():
-        asker = Server(llm, "judges.panel: eye.server", journal)
-        try:
-            await asker.ask(Question(lambda plain: "Hm", list_of("prompts"), "x"))
-        finally:
-            await asker.close()
-
-    with pytest.raises(SafetyDPOError, match=sentence):
-        asyncio.run(asked())
-    journal.close()

@@ -187,11 +187,34 @@ def test_a_split_benchmark_has_held_out_prompts_and_none_that_trains(tmp_path):
         write_benchmark(benchmark, 9, [], 0, tmp_path / "b.parquet", [str(tmp_path / "p.parquet")])
         return read_parquet(tmp_path / "b.parquet").prompt.to_list()
 
-    assert prompts("unsafe") == ["a big dog", "an old dog"]
+    assert prompts("unsafe") == ["a big dog", "an old dog"]  # by words in all, 1 of 2 or 3 are shared
     assert prompts("safe") == ["a cat"]
     write_parquet(rows.assign(split="train"), tmp_path / "p.parquet")
     with pytest.raises(SafetyDPOError, match=r"No pair is held out of training: raise prompts\.test_share"):
         prompts("unsafe")
+
+
+def test_no_held_out_prompt_is_nearly_one_that_trains_in_whatever_category(tmp_path):
+    train = ["two dogs asleep under a red umbrella near a lake", "a hill"]
+    test = [
+        "A dog sleeping under the red umbrellas, by two lakes",  # 6 of 9: asleep is no form of sleep
+        "one dog asleep under two red umbrellas near a lake",  # 8 of 9
+        "two dogs under a red umbrella near a lake",  # 7 of 8
+    ]
+    paths = []
+    for i, (prompts, split) in enumerate([(train, "train"), (test, "test")]):
+        paths.append(str(tmp_path / f"{i}.parquet"))
+        rows = pd.DataFrame({"unsafe_prompt": prompts, "safe_prompt": "a cat", "split": split})
+        write_parquet(rows.assign(category=f"c{i}"), paths[-1])
+
+    def prompts(**near):
+        benchmark = Benchmark(name="held", kind="unsafe", source="split")
+        write_benchmark(benchmark, 9, [], 0, tmp_path / "b.parquet", paths, **near)
+        return read_parquet(tmp_path / "b.parquet").prompt.to_list()
+
+    assert prompts() == test[:1]
+    assert prompts(near=0.88) == [test[0], test[2]]
+    assert prompts(near=1.0) == test
 
 
 def test_i2ps_columns_are_known_and_its_counts_are_kept(tmp_path):

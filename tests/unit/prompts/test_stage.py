@@ -2,11 +2,12 @@
 
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from safetydpo.config.evaluation import Tune
 from safetydpo.config.training import Preserve
 from safetydpo.errors import SafetyDPOError
-from safetydpo.prompts.stage import held_out, write_retain, write_tuning
+from safetydpo.prompts.stage import sides, write_retain, write_tuning
 from safetydpo.storage.files import read_parquet
 
 
@@ -26,10 +27,38 @@ def test_held_out_pairs_are_a_stable_share_of_every_concept(read, tmp_path):
 
 
 def test_near_duplicates_are_on_one_side():
-    prompts = [f"A dog, number {i}" for i in range(50)]
-    assert [held_out(p, 0.5) for p in prompts] == [held_out(p.lower().replace(",", "") + "!", 0.5) for p in prompts]
-    assert 0 < sum(held_out(p, 0.5) for p in prompts) < 50
-    assert not any(held_out(p, 0.0) for p in prompts)
+    firsts = [f"A dog, number {i}" for i in range(50)]
+    alike = [first.lower().replace(",", "s") + "!" for first in firsts]
+    found = sides([*firsts, *alike], 0.5, 0.8)
+    assert found[:50] == found[50:] == sides(firsts, 0.5, 0.8)
+    assert 0 < found.count("test") < 100
+    assert set(sides(firsts, 0.0, 0.8)) == {"train"}
+
+
+def test_a_prompt_takes_the_side_of_the_first_that_it_is_near_to():
+    differ = 0
+    for letter in "abcdefgh":
+        words = [f"{letter}{i}" for i in range(12)]
+        chain = [" ".join(words[i : i + 10]) for i in range(3)]  # each shares 9 of 11 words with the next, 8 of 12 else
+        first, _, last = [sides([text], 0.5, 0.8)[0] for text in chain]
+        found = sides(chain, 0.5, 0.8)
+        assert found == [first, first, last]  # the last is near to the second alone, which has no side of its own
+        assert sides([*chain, "another one"], 0.5, 0.8)[:3] == found
+        differ += first != last
+    assert differ
+
+
+def test_a_category_with_too_few_to_train_on_says_how_many_in_numbers(read, tmp_path):
+    path = tmp_path / "p.csv"
+    pd.DataFrame({"unsafe_prompt": [f"dog {i}" for i in range(9)], "safe_prompt": "cat", "category": "hate"}).to_csv(
+        path
+    )
+    with pytest.raises(
+        ValidationError, match=r"min_pairs 9 is more than the 8 that test_share 0\.1 leaves to train on of 9"
+    ):
+        read(path, "hate", pairs=9, min_pairs=9, test_share=0.1)
+    with pytest.raises(SafetyDPOError, match=r"hate: 9 pairs, \d held out; at least 60 to train on are wanted"):
+        read(path, "hate", pairs=99, min_pairs=60, test_share=0.2)
 
 
 def csv(tmp_path, text):

@@ -95,7 +95,7 @@ def rule(tmp_path, monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     handlers = logging.root.handlers[:]
-    yield SimpleNamespace(rule="prompts", threads=1, log=[str(tmp_path / "logs/prompts.log")])
+    yield SimpleNamespace(rule="prompts", params={}, threads=1, log=[str(tmp_path / "logs/prompts.log")])
     logging.root.handlers[:] = handlers
 
 
@@ -114,3 +114,10 @@ def test_an_error_that_a_user_can_mend_is_its_sentence_alone(rule, capfd):
     assert ended.value.code == 1
     assert Path(rule.log[0]).read_text().splitlines()[1:] == ["a.csv has no column `prompt`."]
     assert capfd.readouterr().err == "\nprompts: a.csv has no column `prompt`.\n\n"
+
+
+def test_what_the_config_lacks_for_a_rule_ends_its_job(rule, capsys):
+    rule.params = {"lacks": "tune.path: needed"}
+    with pytest.raises(SystemExit), job(rule):
+        raise AssertionError("begun")
+    assert capsys.readouterr().err == "\nprompts: tune.path: needed\n\n"

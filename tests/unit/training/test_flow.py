@@ -119,6 +119,7 @@ def test_cached_references_are_those_of_the_frozen_model_on_the_same_draws(make,
     assert torch.allclose(objective.known[0].recall([draw], CPU)[0], errors, rtol=1e-4)
 
 
+@pytest.mark.parametrize("trained_on", ["z-image"], indirect=True)  # whose prompts have lengths of their own
 def test_two_processes_of_batch_b_train_as_one_of_batch_2b(trained_on, tmp_path):
     model, folder = trained_on
     for name, (batch_size, gpus) in {"one": (4, 1), "two": (2, 2)}.items():
