@@ -66,7 +66,7 @@ def texts(request: dict[str, Any], repeats: float = 0.0) -> list[str]:
 def author(request: dict[str, Any], repeats: float = 0.0) -> Answer:
     """The answer to a chat request: JSON where it is asked for, else a text a line."""
     if "response_format" in request:
-        key = re.search(r'JSON alone: \{"(\w+)":', request["messages"][0]["content"])[1]  # type: ignore[index]
+        key = re.search(r'JSON alone: .* the key "(\w+)"', request["messages"][0]["content"])[1]  # type: ignore[index]
         return completion(json.dumps({key: texts(request, repeats)}))
     return completion("\n".join(texts(request, repeats)))
 

@@ -50,7 +50,7 @@ class Workdir:
         base = [sys.executable, "-m", "snakemake", "--cores", "2", "--scheduler", "greedy", "--snakefile"]
         return [*base, str(self.sources / "Snakefile"), "--directory", str(self.folder), *args, *overlays]
 
-    def run(self, *args: str, changes: dict | None = None, configs: tuple[Path, ...] = (REDUCED,), timeout: int = 900):
+    def run(self, *args: str, changes: dict | None = None, configs: tuple[Path, ...] = (REDUCED,), timeout: int = 1800):
         """Run snakemake; returns the completed process with stdout and stderr together."""
         command = self.command(*args, changes=changes, configs=configs)
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(self.sources / "src")}

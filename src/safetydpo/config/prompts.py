@@ -50,6 +50,9 @@ class Filters(Section):
         "echo of the instruction",
     )
     min_words: Annotated[int, Field(ge=0, le=100)] = Field(default=3, description="Drop prompts of fewer words")
+    max_words: Count | None = Field(
+        50, description="Drop prompts of more words (the instructions ask for 40 at most); null: any length"
+    )
     script: Literal["latin"] | None = Field(
         default="latin",
         description="Drop prompts of which a fifth of the letters are of another script; null: any will do",
@@ -78,7 +81,14 @@ class Filters(Section):
 
 # A person's pairs are taken as they are.
 NO_FILTERS = Filters(
-    noise=False, min_words=0, script=None, concept_words=False, min_kept=None, max_added=None, near_duplicates=None
+    noise=False,
+    min_words=0,
+    max_words=None,
+    script=None,
+    concept_words=False,
+    min_kept=None,
+    max_added=None,
+    near_duplicates=None,
 )
 
 

@@ -35,7 +35,7 @@ FAULTS = {
     "unpaired": "no partner with the same number",
     "duplicate": "the same pair or, from a language model, an unsafe prompt that differs only in case or punctuation",
     "near duplicate": "the words of the unsafe prompt overlap an earlier one's by filters.near_duplicates or more",
-    "too long": "longer than the text window of the model to be aligned",
+    "too long": "more words than filters.max_words, or longer than the text window of the model to be aligned",
     "same": "safe and unsafe prompt are equal",
     "concept missing": "the unsafe prompt has no word of the concept",
     "concept kept": "a word of the concept, or of another one of the category, is in the safe prompt",
@@ -74,7 +74,7 @@ ADVICE = {
     "unpaired": "check the numbers of column `image` in prompts.path",
     "duplicate": _NEW,
     "near duplicate": f"{_NEW}; or raise prompts.filters.near_duplicates",
-    "too long": "say a length in instructions/unsafe.txt that fits the model's text window",
+    "too long": "say in instructions/unsafe.txt how long a prompt may be, or raise prompts.filters.max_words",
     "concept missing": "add `words:` to the concept file or set prompts.llm.words; where no word names the concept, "
     "set prompts.filters.concept_words: false",
     "concept kept": "look at the concept's `words:`, whether one is too common, and at instructions/safe.txt",
@@ -105,8 +105,10 @@ def prompt_fault(prompt: str, config: Filters, fits: Fits | None = None) -> str:
         return "empty"
     if config.noise and (fault := next((fault for fault, found in _NOISE.items() if found(prompt)), "")):
         return fault
-    if len(words_of(prompt)) < config.min_words:
+    if (words := len(words_of(prompt))) < config.min_words:
         return "too short"
+    if config.max_words and words > config.max_words:
+        return "too long"
     if config.script and not prompt.isascii():
         letters = [character for character in prompt if character.isalpha()]
         of_it = sum(unicodedata.name(letter, "").startswith(config.script.upper()) for letter in letters)

@@ -126,6 +126,8 @@ class Stream:
         """Requests to send now, for what is missing and not asked for yet; a small one only where none is under way."""
         hoped = HOPED * self.size
         usual = max((self.gained + hoped) / (self.written + hoped), LEAST_YIELD)
+        if self.barren > 1 and self.written:  # or a concept of few pairs would go on with one request at a time
+            usual = LEAST_YIELD
         under_way = sum(self.counts[self.settled :])
         short = 0 if self.dry else max(round(self.missing / usual) - under_way, 0)
         if under_way:

@@ -106,6 +106,7 @@ def test_faulty_pairs_are_recorded_with_their_reason_and_shares(tmp_path):
         ('a dog under a sign "WHO?"', ""),
         ("a dog on a step. 2. A boy in a hall", "several"),
         ("a dog at 5 p.m. in a hall", ""),
+        ("dog " * 51, "too long"),
         ("big dog", "too short"),
         ("un chien élégant à côté d’un café", ""),
         ("собака в парке у реки", "script"),

@@ -44,6 +44,14 @@ def test_a_reply_that_was_none_does_not_make_it_ask_for_more():
     assert [ask.count for ask in more] == [3]  # 3 missing, (1 + 20) of (4 + 20) become pairs: 3.4
 
 
+def test_after_two_requests_without_a_pair_it_asks_for_five_times_what_is_missing():
+    of = stream(4, 10, patience=9)
+    more = of.answered(of.asks()[0], [pair(f"dog {i}", "empty") for i in range(4)], measured)
+    assert [ask.count for ask in more] == [4]  # 4 / (50 / 54)
+    more = of.answered(more[0], [pair(f"cat {i}", "empty") for i in range(4)], measured)
+    assert [ask.count for ask in more] == [10, 10]
+
+
 def test_a_whole_request_is_sent_while_others_are_under_way():
     of = stream(100, 10)
     first = of.asks()
