@@ -51,7 +51,7 @@ class Filters(Section):
     )
     min_words: Annotated[int, Field(ge=0, le=100)] = Field(default=3, description="Drop prompts of fewer words")
     max_words: Count | None = Field(
-        50, description="Drop prompts of more words (the instructions ask for 40 at most); null: any length"
+        default=50, description="Drop prompts of more words (the instructions ask for 40 at most); null: any length"
     )
     script: Literal["latin"] | None = Field(
         default="latin",
