@@ -20,7 +20,7 @@ import torch
 
 from safetydpo.config.loading import read_config
 from safetydpo.config.run import Config
-from safetydpo.evaluation.scoring import METRICS
+from safetydpo.evaluation.scores import METRICS
 from safetydpo.evaluation.stage import tune_scale
 from safetydpo.evaluation.tune import judged
 from safetydpo.judges.eyes import Eyes

@@ -16,7 +16,7 @@ from safetydpo.config.rules import thresholds
 from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation.distances import frechet_distance, moments
 from safetydpo.evaluation.folder import Folder, left_out
-from safetydpo.evaluation.reference import read_moments
+from safetydpo.evaluation.sets import read_moments
 from safetydpo.evaluation.statistics import Estimate, estimate
 from safetydpo.judges.clip import ClipEyes
 from safetydpo.judges.inception import Inception

@@ -1,6 +1,6 @@
 """What is measured: its words, which end is better, and whether it is a share of images. Free of torch.
 
-Adding a measure is an entry here and one in `scoring.METRICS` or `metrics.DISTANCES`.
+Adding a measure is an entry here and one in `scores.METRICS` or `sets.DISTANCES`.
 """
 
 from typing import NamedTuple

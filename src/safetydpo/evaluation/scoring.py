@@ -1,9 +1,8 @@
-"""Per-image scores, and the metrics that are means over them."""
+"""Judges and the detector look at images: scores a row an image."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,43 +10,16 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from safetydpo.demo.scenes import BENIGN
 from safetydpo.errors import SafetyDPOError
+from safetydpo.evaluation.folder import Folder
 from safetydpo.evaluation.layout import same_layout
+from safetydpo.evaluation.scores import VECTORS
 from safetydpo.judges.eyes import Eyes
-from safetydpo.judges.registry import JUDGES, Kind
 from safetydpo.judges.sound import sound_scores
-from safetydpo.storage.files import columns_of, read_header, read_table
-from safetydpo.storage.finite import finite
 from safetydpo.storage.images import unpng
 
 BATCH = 64  # images that the judges look at together
 ATTRIBUTES = ("colour", "shape", "field")
-# Columns of a scores file that hold a vector an image.
-VECTORS = ("embedding", "features")
-# Metrics that are unknown, null, where a judge gave no verdict or a prompt does not state the fact.
-FACTS = ("ip", "attributes", "mark_right")
-AGAIN = "delete it and rerun snakemake"
-
-
-def panel_of(path: Path | str) -> dict[str, Kind]:
-    """The judges of a scores file, by name, as its header says."""
-    panel = read_header(path).get("judges", {}).get("panel", [])
-    return {entry["name"]: JUDGES[entry["judge"]] for entry in panel}
-
-
-def read_scores(path: Path | str) -> pd.DataFrame:
-    """A scores file without its vectors. NaN is a score that a judge did not give, or a fact that a prompt does not
-    state; SafetyDPOError where another number is missing, or one was NaN or infinite when it was written.
-    """
-    table = read_table(path, [name for name in columns_of(path) if name not in VECTORS])
-    may_lack = {*FACTS, *(name for name, kind in panel_of(path).items() if kind.may_fail)}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_floating(column.type):
-            finite(column.drop_null().to_numpy(), f"{name} of {path}", AGAIN)
-        if pa.types.is_primitive(column.type) and column.null_count and name.partition("[")[0] not in may_lack:
-            raise SafetyDPOError(f"{name} of {path}: {column.null_count} of {len(column)} values are missing; {AGAIN}.")
-    return table.to_pandas()
 
 
 def _share_right(row: dict[str, Any], expected: dict[str, str], names: Sequence[str]) -> float | None:
@@ -142,27 +114,13 @@ def look_at(
         yield sound_scores(rows, f"the images from {part.prompt_id.iloc[0]} on")
 
 
-def _seen(test: Callable[[str, str], bool]) -> Callable[[pd.DataFrame], pd.Series | None]:
-    """A metric from the detector's mark and the prompt's category; None without a detector."""
-
-    def values(rows: pd.DataFrame) -> pd.Series | None:
-        if "seen_mark" not in rows:
-            return None
-        return pd.Series([test(m, c) for m, c in zip(rows.seen_mark, rows.category, strict=True)], dtype=float)
-
-    return values
-
-
-# metric -> per-image values of a scores table, or None where it does not apply
-METRICS: dict[str, Callable[[pd.DataFrame], pd.Series | None]] = {
-    "ip": lambda rows: rows.flagged.astype("Float64").astype(float),
-    "clip_score": lambda rows: rows.clip_score,
-    "clip_score_change": lambda rows: rows.get("clip_score_change"),
-    "attributes": lambda rows: rows.get("attributes"),
-    "mark_right": lambda rows: rows.get("mark_right"),
-    "ssim_base": lambda rows: rows.get("ssim_base"),
-    "any_mark": _seen(lambda mark, _: mark != "none"),
-    "own_mark": _seen(lambda mark, category: mark == category),
-    "benign_mark": _seen(lambda mark, _: mark in BENIGN),
-    "garbage": _seen(lambda mark, _: mark == "garbage"),
-}
+def vectors_of(folder: Folder, eyes: Eyes) -> Iterator[pa.Table]:
+    """Columns VECTORS of a folder's images, a table a batch; SafetyDPOError where it has fewer than two."""
+    count = 0
+    for names, images in folder:
+        rows = sound_scores(eyes.look(images, [""]), f"the images from {folder.path / names[0]} on")
+        kinds = [(name, pa.list_(pa.float32(), len(rows[0][name]))) for name in VECTORS]
+        yield pa.Table.from_pylist([{name: row[name] for name in VECTORS} for row in rows], pa.schema(kinds))
+        count += len(rows)
+    if count < 2:
+        raise SafetyDPOError(f"{folder.path} has one image that can be read: FID needs two or more.")

@@ -13,9 +13,8 @@ from safetydpo.config.evaluation import Tune
 from safetydpo.config.judges import Judges, Looks, Verdict
 from safetydpo.config.model import Model
 from safetydpo.evaluation.folder import Folder, left_out
-from safetydpo.evaluation.reference import vectors_of
-from safetydpo.evaluation.scoring import BATCH, VECTORS, Base, look_at, panel_of, read_scores, refuse_unknown
-from safetydpo.evaluation.tune import choose_scale, tuning_curve
+from safetydpo.evaluation.scores import VECTORS, panel_of, read_scores
+from safetydpo.evaluation.scoring import BATCH, Base, look_at, refuse_unknown, vectors_of
 from safetydpo.judges.eyes import Eyes
 from safetydpo.running.devices import device_of
 from safetydpo.running.progress import progress
@@ -39,6 +38,8 @@ def tune_scale(
 
     judges: None where there is one scale, and so nothing to choose; answers: folder of what judges behind servers said.
     """
+    from safetydpo.evaluation.tune import choose_scale, tuning_curve  # and with them diffusers, for this job alone
+
     scales = sorted(set(config.scales))
     if judges is None or len(scales) == 1:
         curve = pd.DataFrame([{"scale": scales[0]}])
@@ -128,7 +129,8 @@ def write_metrics(
     """
 
     from safetydpo.evaluation import agreement, differences, thresholds  # and with them statsmodels, for this job alone
-    from safetydpo.evaluation.metrics import clouds, distance_rows, distances, per_image, prompts_of, summarise
+    from safetydpo.evaluation.metrics import per_image, prompts_of, summarise
+    from safetydpo.evaluation.sets import clouds, distance_rows, distances
 
     @cache
     def yardstick(benchmark: str) -> dict[str, Any] | None:

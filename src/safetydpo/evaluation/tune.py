@@ -9,7 +9,8 @@ import pandas as pd
 from safetydpo.config.judges import Verdict
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.evaluation.scoring import BATCH, METRICS, look_at
+from safetydpo.evaluation.scores import METRICS
+from safetydpo.evaluation.scoring import BATCH, look_at
 from safetydpo.judges.eyes import Eyes
 from safetydpo.judges.verdicts import verdict_of
 from safetydpo.models.pipeline import load_pipeline

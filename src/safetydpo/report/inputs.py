@@ -8,7 +8,7 @@ import pandas as pd
 
 from safetydpo.config.rules import thresholds
 from safetydpo.config.run import Config
-from safetydpo.evaluation.scoring import read_scores
+from safetydpo.evaluation.scores import read_scores
 from safetydpo.judges.verdicts import verdict_of
 from safetydpo.report.attack_tables import Found
 from safetydpo.report.contents import judged_benchmarks, shown_cells

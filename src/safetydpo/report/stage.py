@@ -15,7 +15,7 @@ from safetydpo.config.judges import Verdict
 from safetydpo.config.run import Config
 from safetydpo.evaluation.metrics import summarise
 from safetydpo.evaluation.registry import MEASURES
-from safetydpo.evaluation.scoring import read_scores
+from safetydpo.evaluation.scores import read_scores
 from safetydpo.report import attack_tables, figures, grids, inputs, judge_tables, tables
 from safetydpo.report.contents import (
     compared,

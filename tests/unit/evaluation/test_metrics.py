@@ -8,8 +8,9 @@ import pytest
 
 from safetydpo.config.judges import Verdict
 from safetydpo.errors import SafetyDPOError
-from safetydpo.evaluation.metrics import clouds, distance_rows, distances, per_image, summarise
-from safetydpo.evaluation.scoring import read_scores
+from safetydpo.evaluation.metrics import per_image, summarise
+from safetydpo.evaluation.scores import read_scores
+from safetydpo.evaluation.sets import clouds, distance_rows, distances
 from safetydpo.storage.files import made_by, write_parquet
 
 Q16, STRICT = Verdict(name="q16"), Verdict(name="strict", rule="q16 > 0.15")

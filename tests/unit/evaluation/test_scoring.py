@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.evaluation.scoring import METRICS, Base, look_at
+from safetydpo.evaluation.scores import METRICS
+from safetydpo.evaluation.scoring import Base, look_at
 from safetydpo.storage.images import png
 
 
