@@ -3,13 +3,15 @@
     python benchmarks/prompts.py [--quick]
 
 A loopback server answers so many requests at once, its slots, and the stage asks for as many, from concepts to Parquet,
-in a process of its own. Measured is its time over what the server needs for as many requests when no slot is ever free
-(requests x mean latency / slots): with many concepts; with few concepts and uneven latencies, where waiting for others
-could leave slots idle; the same with a model a third of whose prompts repeat others; and, with a server that answers at
-once, how many requests a second the stage can make.
+in a process of its own. Its time is compared with that of a client that does nothing else than post as many requests and
+read the answers, one at a time for each slot. Beside both stands the arithmetic bound, requests x mean latency / slots,
+which neither reaches: server and timers take time too. Four cases: many concepts; few concepts and uneven latencies,
+where waiting for others could leave slots idle; the same with a model a third of whose prompts repeat others; and a
+server that answers at once, for how many requests a second the stage can make.
 """
 
 import argparse
+import asyncio
 import multiprocessing
 import resource
 import statistics
@@ -19,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+import aiohttp
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,15 +74,34 @@ def write(url: str, case: Case, folder: str) -> dict[str, float]:
     }
 
 
+async def post(url: str, slots: int, requests: int) -> float:
+    """Seconds in which a bare client has as many answers."""
+    numbers = iter(range(requests))
+    message = {"role": "user", "content": 'Write 1 prompt. It shows the concept "idea".' + 800 * "."}
+
+    async def fill_slot() -> None:
+        for number in numbers:
+            body = {"model": "m", "seed": number, "messages": [message]}
+            async with session.post(f"{url}/chat/completions", json=body) as response:
+                await response.read()
+
+    async with aiohttp.ClientSession() as session:
+        begun = time.perf_counter()
+        await asyncio.gather(*[fill_slot() for _ in range(slots)])
+        return time.perf_counter() - begun
+
+
 def run(case: Case, port: int) -> dict[str, float]:
-    """The stage against a server of its own, each in a process, as Snakemake runs it."""
+    """The stage against a server of its own, each in a process, as Snakemake runs it; then the bare client."""
+    url = f"http://127.0.0.1:{port}/v1"
     options = {name: value for name, value in case._asdict().items() if name not in ("name", "pairs", "concepts")}
     words = [str(word) for name, value in ({"port": port} | options).items() for word in (f"--{name}", value)]
     server = subprocess.Popen([sys.executable, str(ROOT / "benchmarks/chat_server.py"), *words])
     try:
         time.sleep(1)
         with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
-            found = pool.apply(write, (f"http://127.0.0.1:{port}/v1", case, folder))
+            found = pool.apply(write, (url, case, folder))
+        found["bare"] = asyncio.run(post(url, case.slots, int(found["requests"])))
     finally:
         server.kill()
     return found | {"limit": found["requests"] * case.latency / case.slots}
@@ -97,14 +120,25 @@ def main() -> None:
     for case in CASES:
         case = case._replace(pairs=case.pairs // 10) if args.quick else case
         found = [run(case, args.port) for _ in range(1 if args.quick else args.repeats)]
-        seconds, limit = (statistics.median(one[key] for one in found) for key in ("seconds", "limit"))
+        seconds, bare, limit = (statistics.median(one[key] for one in found) for key in ("seconds", "bare", "limit"))
         pairs, requests = found[0]["pairs"], found[0]["requests"]
-        row = [case.name, f"{pairs:.0f}", f"{requests:.0f}", str(case.slots), f"{limit:.2f}", f"{seconds:.2f}"]
-        row += [f"{limit / seconds:.3f}" if limit else "", f"{requests / seconds:.0f}"]
+        row = [case.name, f"{pairs:.0f}", f"{requests:.0f}", str(case.slots), f"{limit:.2f}", f"{bare:.2f}"]
+        row += [f"{seconds:.2f}", f"{bare / seconds:.3f}", f"{requests / seconds:.0f}"]
         rows.append([*row, f"{max(one['peak'] for one in found):.0f}"])
         if limit:
-            ratios[case.name.replace(",", "").replace(" ", "_")] = limit / seconds
-    heads = ["", "pairs", "requests", "slots", "server's limit, s", "stage, s", "of the limit", "requests/s", "peak MB"]
+            ratios[case.name.replace(",", "").replace(" ", "_")] = bare / seconds
+    heads = [
+        "",
+        "pairs",
+        "requests",
+        "slots",
+        "bound, s",
+        "bare client, s",
+        "stage, s",
+        "ratio",
+        "requests/s",
+        "peak MB",
+    ]
     print_table(heads, rows)
     print_ratios(ratios)
 
