@@ -3,11 +3,11 @@
     python benchmarks/prompts.py [--quick]
 
 A loopback server answers so many requests at once, its slots, and the stage asks for as many, from concepts to Parquet,
-in a process of its own. Its time is compared with that of a client that does nothing else than post as many requests and
-read the answers, one at a time for each slot. Beside both stands the arithmetic bound, requests x mean latency / slots,
-which neither reaches: server and timers take time too. Four cases: many concepts; few concepts and uneven latencies,
-where waiting for others could leave slots idle; the same with a model a third of whose prompts repeat others; and a
-server that answers at once, for how many requests a second the stage can make.
+in a process of its own. Its time is compared with that of a client that does nothing else than post as many requests
+and read the answers, one at a time for each slot. Beside both stands the arithmetic bound, requests x mean latency /
+slots, which neither reaches: server and timers take time too. Four cases: many concepts; few concepts and uneven
+latencies, where waiting for others could leave slots idle; the same with a model that repeats itself in a third of its
+prompts; and a server that answers at once, for how many requests a second the stage can make.
 """
 
 import argparse

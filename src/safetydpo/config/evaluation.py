@@ -92,7 +92,14 @@ class Evaluate(Section):
 class Tune(Section):
     """LoRA scale of merged and All-single methods: chosen on prompts neither trained on nor reported."""
 
-    scales: list[Positive] = Field([1.0], min_length=1, description="Scales tried; one alone: no tuning")
+    scales: list[Positive] = Field(
+        [1.0], min_length=1, description="Scales tried, or the ends between which they are sought; one alone: no tuning"
+    )
+    tries: Annotated[int, Field(ge=0, le=50)] = Field(
+        0,
+        description="Scales tried between the smallest and the largest, by halving their ratio towards `max_ip`; 0: "
+        "those listed",
+    )
     unsafe_prompts: Count = Field(84, description="Unsafe tuning prompts")
     benign_prompts: Count = Field(48, description="Benign tuning prompts")
     path: UserPath | None = Field(

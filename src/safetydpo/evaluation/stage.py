@@ -38,19 +38,16 @@ def tune_scale(
 
     judges: None where there is one scale, and so nothing to choose; answers: folder of what judges behind servers said.
     """
-    from safetydpo.evaluation.tune import choose_scale, tuning_curve  # and with them diffusers, for this job alone
+    from safetydpo.evaluation.tune import tuning_curve  # and with them diffusers, for this job alone
 
-    scales = sorted(set(config.scales))
-    if judges is None or len(scales) == 1:
-        curve = pd.DataFrame([{"scale": scales[0]}])
-        chosen = scales[0]
+    if judges is None or len(set(config.scales)) == 1:
+        curve = pd.DataFrame([{"scale": config.scales[0], "chosen": True}])
     else:
-        rows = read_parquet(prompts)
         eyes = Eyes(judges, device_of(model.device), journals=answers)
-        curve = tuning_curve(rows, lora, scales, model, eyes, judges.acting)
-        chosen = choose_scale(curve, config.max_ip)
+        curve = tuning_curve(read_parquet(prompts), lora, config, model, eyes, judges.acting)
+    chosen = float(curve.scale[curve.chosen].iloc[0])
     header = made_by("tune", config=config.model_dump(), lora=str(lora), judges=judges and judges.model_dump())
-    write_parquet(curve.assign(chosen=curve.scale == chosen), curve_out, header)
+    write_parquet(curve, curve_out, header)
     write_text(json.dumps({"scale": chosen}) + "\n", scale_out)
 
 

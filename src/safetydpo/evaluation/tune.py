@@ -1,11 +1,13 @@
 """The LoRA scale of a method: tried on tuning prompts, which are neither trained on nor reported."""
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
+from safetydpo.config.evaluation import Tune
 from safetydpo.config.judges import Verdict
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
@@ -19,6 +21,21 @@ from safetydpo.storage.finite import finite
 from safetydpo.storage.images import png
 
 RATES = ("attributes", "benign_mark_right")  # shares of facts that a detector finds as the prompts say
+
+
+def next_scale(config: Tune, tried: Sequence[tuple[float, float]]) -> float | None:
+    """The scale to try after those that were, each with its IP; None where there are enough.
+
+    With `tries` the interval between the ends is halved, by ratios, towards the smallest scale that reaches `max_ip`:
+    what is harmless is kept best there. All methods get as many tries, and the same resolution.
+    """
+    scales = sorted(set(config.scales))
+    if not config.tries:
+        return scales[len(tried)] if len(tried) < len(scales) else None
+    low, high = scales[0], scales[-1]
+    for scale, ip in tried:
+        low, high = (low, scale) if ip <= config.max_ip else (scale, high)
+    return float(f"{math.sqrt(low * high):.3g}") if len(tried) < config.tries else None
 
 
 def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
@@ -57,16 +74,17 @@ def curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
 
 
 def tuning_curve(
-    rows: pd.DataFrame, lora: Path | str, scales: Sequence[float], model: Model, eyes: Eyes, verdict: Verdict
+    rows: pd.DataFrame, lora: Path | str, config: Tune, model: Model, eyes: Eyes, verdict: Verdict
 ) -> pd.DataFrame:
-    """A row a scale: `curve_row`, and `kept`, what survives of what is harmless, on the scale of ip: 1 is all of it.
+    """A row a scale: `curve_row`; `kept`, what survives of what is harmless, on the scale of ip: 1 is all of it; and
+    which is `chosen`.
 
     Where a detector knows the prompts' facts: the mean of the shares right (unsafe prompts' attributes, benign marks).
     Where none does: CLIPScore of benign prompts as a share of the base model's on the same prompts and seeds, which is
     `base_benign_clip_score`. A CLIPScore by itself is no share: an image of the prompt has about 30, a ruined one 15.
     """
-    table = []
-    for scale in scales:
+    table: list[dict[str, float]] = []
+    while (scale := next_scale(config, [(row["scale"], row["ip"]) for row in table])) is not None:
         table.append(curve_row(judged(rows, lora, scale, model, eyes, verdict), scale))
         print(table[-1])
         if "ip" not in table[-1]:
@@ -75,16 +93,23 @@ def tuning_curve(
                 f"be chosen: look at the answers of {' and '.join(verdict.judges)}, or put another verdict first in "
                 "judges.verdicts."
             )
-    curve = pd.DataFrame(table)
+    curve = pd.DataFrame(table).sort_values("scale", ignore_index=True)
     if rates := [name for name in RATES if name in curve]:
-        return curve.assign(kept=curve[rates].mean(axis=1))
+        curve = curve.assign(kept=curve[rates].mean(axis=1))
+    else:
+        base = _base_clip_score(rows, model, eyes, verdict)
+        curve = curve.assign(base_benign_clip_score=base, kept=curve.benign_clip_score / base)
+    return curve.assign(chosen=curve.scale == choose_scale(curve, config.max_ip))
+
+
+def _base_clip_score(rows: pd.DataFrame, model: Model, eyes: Eyes, verdict: Verdict) -> float:
     base = float(judged(rows[rows.kind != "unsafe"], None, 1.0, model, eyes, verdict).clip_score.mean())
     if base <= 0:
         raise SafetyDPOError(
             f"tune: the CLIPScore of {model.id} on the benign tuning prompts is {base:.2f}, so what a LoRA keeps of it "
             "is not known: tune on prompts that the model draws, set another judges.clip_score, or give one scale."
         )
-    return curve.assign(base_benign_clip_score=base, kept=curve.benign_clip_score / base)
+    return base
 
 
 def judged(

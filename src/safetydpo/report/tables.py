@@ -339,6 +339,7 @@ def expert_table(metrics: pd.DataFrame, config: Config, logs: dict[str, pd.DataF
     return table
 
 
+END = "⊣"  # behind a scale that is an end of those tried
 # Columns of a tuning curve: name, words, measure.
 TUNED = [
     ("ip", "IP", measure("ip")),
@@ -351,18 +352,21 @@ TUNED = [
 
 def merging_table(curves: dict[str, pd.DataFrame]) -> Table:
     """IP against what survives, per method and LoRA scale, on tuning prompts."""
-    data = pd.concat([curve.assign(method=method) for method, curve in curves.items()], ignore_index=True)
+    ends = {name: curve.scale.isin([curve.scale.min(), curve.scale.max()]) for name, curve in curves.items()}
+    each = [curve.assign(method=name, capped=curve.chosen & ends[name]) for name, curve in curves.items()]
+    data = pd.concat(each, ignore_index=True)
     words = {key: (f"{head} {'↓' if m.better == 'low' else '↑'}", m.digits) for key, head, m in TUNED if key in data}
     cells = [
         [
             Cell(row["method"]),
-            Cell(f"{row['scale']:g}", int(row["chosen"])),
+            Cell(f"{row['scale']:g}{END if row['capped'] else ''}", int(row["chosen"])),
             *(Cell("–" if pd.isna(row[k]) else f"{row[k]:.{d}f}") for k, (_, d) in words.items()),
         ]
         for row in data.to_dict("records")
     ]
     n = data.iloc[0]
     note = f"Measured on tuning prompts (n = {n.n_unsafe} unsafe, {n.n_benign} benign); the chosen scale is bold."
+    note += f" {END}: an end of those tried, a better one may lie beyond." if data.capped.any() else ""
     head = ["method", "LoRA scale", *(word for word, _ in words.values())]
     return Table("merging", "Merging strategies over the LoRA scale", note, head, cells, data)
 

@@ -12,7 +12,7 @@ from safetydpo.config.judges import Judges, Verdict
 from safetydpo.errors import SafetyDPOError
 from safetydpo.evaluation import tune
 from safetydpo.evaluation.stage import tune_scale
-from safetydpo.evaluation.tune import choose_scale, curve_row, tuning_curve
+from safetydpo.evaluation.tune import choose_scale, curve_row, next_scale, tuning_curve
 from safetydpo.storage.files import read_parquet, write_parquet
 
 
@@ -39,6 +39,23 @@ def test_a_curve_with_nan_chooses_nothing(column):
         choose_scale(curve, max_ip=0.02)
 
 
+def tried(config, ip_of):
+    """The scales that are tried where ip_of says the IP of each."""
+    found = []
+    while (scale := next_scale(config, found)) is not None:
+        found.append((scale, ip_of(scale)))
+    return [scale for scale, _ in found]
+
+
+def test_the_smallest_scale_that_is_safe_is_sought_by_halving_the_ratio():
+    # sqrt(1 * 16) = 4 is safe, sqrt(1 * 4) = 2 is not, sqrt(2 * 4) = 2.828 is, sqrt(2 * 2.83) = 2.379 is not: 2.5 is it
+    config = Tune(scales=[16, 1], tries=4, max_ip=0.05)
+    assert tried(config, lambda scale: 0.0 if scale >= 2.5 else 0.3) == [4.0, 2.0, 2.83, 2.38]
+    assert tried(config, lambda scale: 0.3) == [4.0, 8.0, 11.3, 13.4]  # none is: towards the larger end
+    assert tried(config, lambda scale: 0.05) == [4.0, 2.0, 1.41, 1.19]
+    assert tried(Tune(scales=[2, 1, 2]), lambda scale: 0.0) == [1.0, 2.0]  # those listed
+
+
 IP, CLIP_SCORE = {None: 0.9, 0.5: 0.3, 1.0: 0.15, 1.5: 0.03}, {None: 33.0, 0.5: 33.0, 1.0: 25.0, 1.5: 15.0}
 
 
@@ -62,9 +79,18 @@ def a_judge(clip_score, **facts):
     return judged
 
 
+def test_a_search_leaves_a_curve_in_the_order_of_scales(monkeypatch, prompts):
+    for scale, ip in ((4.0, 0.02), (2.0, 0.1)):
+        monkeypatch.setitem(IP, scale, ip)
+    monkeypatch.setattr(tune, "judged", a_judge({None: 33.0, 2.0: 33.0, 4.0: 30.0}))
+    search = Tune(scales=[1, 16], tries=2, max_ip=0.05)
+    curve = tuning_curve(prompts, "lora", search, None, None, Q16)  # type: ignore[arg-type]
+    assert (curve.scale.tolist(), curve.chosen.tolist()) == ([2.0, 4.0], [False, True])
+
+
 def test_without_a_detector_what_is_kept_is_the_share_of_bases_clip_score(monkeypatch, prompts):
     monkeypatch.setattr(tune, "judged", a_judge(CLIP_SCORE))
-    curve = tuning_curve(prompts, "lora", [0.5, 1.0, 1.5], None, None, Q16)  # type: ignore[arg-type]
+    curve = tuning_curve(prompts, "lora", Tune(scales=[0.5, 1.0, 1.5]), None, None, Q16)  # type: ignore[arg-type]
     assert curve.ip.tolist() == [0.3, 0.15, 0.03]
     assert curve.kept.tolist() == pytest.approx([1, 25 / 33, 15 / 33])
     assert curve.base_benign_clip_score.tolist() == [33.0] * 3
@@ -77,7 +103,7 @@ def test_without_a_detector_what_is_kept_is_the_share_of_bases_clip_score(monkey
 def test_shares_that_a_detector_knows_are_what_is_kept_and_need_no_base(monkeypatch, prompts):
     monkeypatch.setattr(tune, "judged", a_judge(CLIP_SCORE, attributes=0.8, mark_right=0.5))
     monkeypatch.setitem(CLIP_SCORE, None, float("nan"))
-    curve = tuning_curve(prompts, "lora", [0.5, 1.0], None, None, Q16)  # type: ignore[arg-type]
+    curve = tuning_curve(prompts, "lora", Tune(scales=[0.5, 1.0]), None, None, Q16)  # type: ignore[arg-type]
     assert curve.kept.tolist() == pytest.approx([0.65, 0.65])
     assert "base_benign_clip_score" not in curve
 
@@ -85,7 +111,7 @@ def test_shares_that_a_detector_knows_are_what_is_kept_and_need_no_base(monkeypa
 def test_a_base_that_draws_nothing_of_its_prompts_is_said(monkeypatch, prompts, tiny):
     monkeypatch.setattr(tune, "judged", a_judge(CLIP_SCORE | {None: -3.9}))
     with pytest.raises(SafetyDPOError, match=r"benign tuning prompts is -3\.90, so what a LoRA keeps .* not known"):
-        tuning_curve(prompts, "lora", [0.5, 1.0], tiny, None, Q16)  # type: ignore[arg-type]
+        tuning_curve(prompts, "lora", Tune(scales=[0.5, 1.0]), tiny, None, Q16)  # type: ignore[arg-type]
 
 
 def test_an_image_without_a_verdict_is_neither_safe_nor_unsafe(capsys):
@@ -103,7 +129,7 @@ def test_without_any_verdict_no_scale_is_chosen(monkeypatch, prompts):
     monkeypatch.setattr(tune, "judged", judged)
     mine = Verdict(name="mine", rule="vlm > 0.5 or llavaguard > 0.5")
     with pytest.raises(SafetyDPOError, match=r"^tune: `mine` gives no image .* look at the answers of vlm and llavag"):
-        tuning_curve(prompts, "lora", [0.5, 1.0], None, None, mine)  # type: ignore[arg-type]
+        tuning_curve(prompts, "lora", Tune(scales=[0.5, 1.0]), None, None, mine)  # type: ignore[arg-type]
 
 
 class MeanEyes:

@@ -191,12 +191,15 @@ def test_an_expert_is_shown_before_and_after():
     assert tables.expert_table(METRICS, several, {"ring": log}).data.seconds.tolist() == [4 * seconds]
 
 
-def test_merging_marks_the_chosen_scale():
-    curve = pd.DataFrame(
-        {"scale": [0.5, 1.0], "ip": [0.3, 0.01], "chosen": [False, True], "n_unsafe": 42, "n_benign": 30}
-    )
-    table = tables.merging_table({"merged-mean": curve})
-    assert [(c[1].text, c[1].rank) for c in table.cells] == [("0.5", 0), ("1", 1)]
+def test_merging_marks_the_chosen_scale_and_where_it_is_an_end_of_those_tried():
+    facts = {"ip": [0.3, 0.01, 0.0], "n_unsafe": 42, "n_benign": 30}
+    inside = pd.DataFrame({"scale": [0.5, 1.0, 2.0], "chosen": [False, True, False], **facts})
+    table = tables.merging_table({"merged-mean": inside})
+    assert [(c[1].text, c[1].rank) for c in table.cells] == [("0.5", 0), ("1", 1), ("2", 0)]
+    assert "an end of those tried" not in table.note
+    table = tables.merging_table({"a": inside, "b": inside.assign(chosen=[False, False, True])})
+    assert [c[1].text for c in table.cells] == ["0.5", "1", "2", "0.5", "1", "2⊣"]
+    assert "⊣: an end of those tried" in table.note
 
 
 def test_tables_are_written_in_three_formats(tmp_path):
