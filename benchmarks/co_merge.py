@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from safetydpo.config.loading import read_config
+from safetydpo.config.merging import Merge
 from safetydpo.config.run import Config
 from safetydpo.evaluation.scores import METRICS
 from safetydpo.evaluation.stage import tune_scale
@@ -64,7 +65,7 @@ class Calibration:
                     self.found.setdefault((module, *key), []).append(found)
 
                 with activations(denoiser.network, experts, self.modules, take):
-                    for batch in calibration_inputs(denoiser, features, config.model, asked, config.seed, role):
+                    for batch in calibration_inputs(denoiser, features, asked, config.seed, role):
                         denoiser.predict(batch)
 
     def inputs(self, module: str, roles: tuple[str, ...], timesteps: list[int], prompts: int | None) -> torch.Tensor:
@@ -94,7 +95,7 @@ class Calibration:
 
     def merged(self, wins: Wins, rank: int = 0) -> Factors:
         """Co-Merge by these scores."""
-        return merge("co-merge", self.experts, wins, rank)
+        return merge("co-merge", self.experts, wins, Merge(rank=rank))
 
     def proportional(self) -> Factors:
         """Each unit's rows of all experts, weighed by their share of wins."""
@@ -157,7 +158,7 @@ def measure(run: Path, config: Config, name: str, lora: Factors, agreement: floa
         row = {"run": run.name, "variant": name, "scale": best.scale, "tuning_ip": best.ip, "agreement": agreement}
         for benchmark in ("test", "benign"):
             prompts = read_parquet(run / "benchmarks" / f"{benchmark}.parquet")
-            scores = judged(prompts, folder, best.scale, config.model, eyes)
+            scores = judged(prompts, folder, best.scale, config.model, eyes, config.judges.acting)
             for label, (where, metric) in MEASURED.items():
                 if where == benchmark:
                     row[label] = METRICS[metric](scores).mean()  # type: ignore[union-attr]

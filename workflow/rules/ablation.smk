@@ -57,7 +57,7 @@ use rule coactivation as coactivation_variant with:
 use rule merge_experts as merge_variant with:
     input:
         experts=[f"{RUN}/ablation/{{variant}}/{category}/pytorch_lora_weights.safetensors" for category in CATEGORIES],
-        coactivation=f"{RUN}/ablation/{{variant}}/co-merge/coactivation.parquet",
+        statistics=f"{RUN}/ablation/{{variant}}/co-merge/coactivation.parquet",
     output:
         lora=f"{RUN}/ablation/{{variant}}/co-merge/pytorch_lora_weights.safetensors",
         card=f"{RUN}/ablation/{{variant}}/co-merge/README.md",

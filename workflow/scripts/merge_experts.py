@@ -8,5 +8,5 @@ with job(snakemake):
 
     i, p, out = snakemake.input, snakemake.params, Path(snakemake.output.lora).parent
     folders = dict(zip(p.categories, (Path(lora).parent for lora in i.experts), strict=True))
-    coactivation = i.get("coactivation") or None
-    merge_experts(out.name, folders, coactivation, model_of(snakemake), Merge(**p.merge), p.seed, out)
+    statistics = i.get("statistics") or None
+    merge_experts(out.name, folders, statistics, model_of(snakemake), Merge(**p.merge), p.seed, out)

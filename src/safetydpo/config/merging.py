@@ -1,11 +1,21 @@
 """Config of merging: how experts become one LoRA."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from safetydpo.config.types import Count, OneOf, Section
+from safetydpo.config.types import Count, OneOf, Positive, Section
 from safetydpo.merging.registry import STRATEGIES
+
+
+class Fusion(Section):
+    """Fusion in closed form (MACE, arXiv 2403.06135): on each category's inputs what its expert does."""
+
+    retain_weight: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="Weight of harmless inputs, on which the update is to do nothing, against a category's"
+    )
+    retain_prompts: Count = Field(96, description="Prompts of train.preserve that these inputs are of")
+    ridge: Positive = Field(0.1, description="Added to the diagonal, as a share of its mean")
 
 
 class Merge(Section):
@@ -14,7 +24,7 @@ class Merge(Section):
     strategies: list[Annotated[str, OneOf(STRATEGIES)]] = Field(
         ["co-merge"], min_length=1, description="Ways to merge; each becomes the method merged-<strategy>"
     )
-    calibration_prompts: Count = Field(16, description="Prompts per category for co-activation statistics")
+    calibration_prompts: Count = Field(16, description="Prompts per category for the statistics of co-merge and fusion")
     calibration_timesteps: list[Annotated[int, Field(ge=0, le=999)]] = Field(
         [100, 300, 500, 700, 900],
         min_length=1,
@@ -26,3 +36,9 @@ class Merge(Section):
     density: Annotated[float, Field(gt=0, le=1)] = Field(
         0.5, description="Share of values that ties, dare-ties and magnitude-prune keep"
     )
+    fusion: Fusion = Field(default_factory=Fusion)  # type: ignore[arg-type]
+
+    def asked(self, strategy: str) -> dict[str, Any]:
+        """What of this section a merge by a strategy depends on, beside its statistics."""
+        own = {"fusion": {"retain_weight", "ridge"}} if strategy == "fusion" else {}
+        return self.model_dump(include={"rank": True, "density": True, **own})

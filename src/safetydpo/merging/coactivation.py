@@ -40,18 +40,13 @@ def wins_of(activations: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def activations(
-    network: nn.Module, experts: list[Factors], modules: list[str], take: Callable[[str, torch.Tensor], None]
+def watching(
+    network: nn.Module, modules: list[str], take: Callable[[str, nn.Module, torch.Tensor], None]
 ) -> Iterator[None]:
-    """While the block runs the frozen network: take(module, activations (experts, n, out)) for every adapted layer."""
+    """While the block runs the network: take(module, layer, its input in float32) for each of the modules."""
 
     def hook_of(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(layer: nn.Module, args: Any) -> None:
-            x, conv = args[0].float(), layer if isinstance(layer, nn.Conv2d) else None
-            pairs = [expert[name] for expert in experts]
-            take(name, torch.stack([activation(a.to(x), b.to(x), x, conv) for a, b in pairs]))
-
-        return hook
+        return lambda layer, args: take(name, layer, args[0].float())
 
     handles = [network.get_submodule(name).register_forward_pre_hook(hook_of(name)) for name in modules]
     try:
@@ -60,6 +55,20 @@ def activations(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def activations(
+    network: nn.Module, experts: list[Factors], modules: list[str], take: Callable[[str, torch.Tensor], None]
+) -> Iterator[None]:
+    """While the block runs the frozen network: take(module, activations (experts, n, out)) for every adapted layer."""
+
+    def compare(name: str, layer: nn.Module, x: torch.Tensor) -> None:
+        pairs, conv = [expert[name] for expert in experts], layer if isinstance(layer, nn.Conv2d) else None
+        take(name, torch.stack([activation(a.to(x), b.to(x), x, conv) for a, b in pairs]))
+
+    with watching(network, modules, compare):
+        yield
 
 
 @contextmanager

@@ -4,15 +4,19 @@ from typing import NamedTuple
 
 
 class Strategy(NamedTuple):
-    """Its function (file:name in this room), and whether it needs co-activation statistics of the experts."""
+    """Its function (file:name in this room), and the file of statistics that it needs, which lies beside its LoRA."""
 
     function: str
-    coactivation: bool = False
+    statistics: str = ""
+
+
+COACTIVATION, COVARIANCES = "coactivation.parquet", "covariances.safetensors"
 
 
 # Each becomes the method merged-<name>.
 STRATEGIES = {
-    "co-merge": Strategy("strategies:co_merge", coactivation=True),
+    "co-merge": Strategy("strategies:co_merge", COACTIVATION),
+    "fusion": Strategy("strategies:fusion", COVARIANCES),
     "mean": Strategy("strategies:mean"),
     "linear": Strategy("strategies:linear"),
     "svd": Strategy("strategies:svd"),

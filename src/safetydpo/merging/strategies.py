@@ -1,24 +1,34 @@
 """Merging strategies: plain functions from the experts' factors to one LoRA's factors.
 
-All work on the updates B A themselves. Co-Merge and mean stay exact in factored form (rank n * r). ties, dare-ties and
-magnitude-prune act on whole updates (with PEFT's primitives) and come back by SVD to that rank; svd is the mean cut to
-the experts' own rank. linear is PEFT's: A and B averaged apart, with cross terms.
+All work on the updates B A themselves. Co-Merge, fusion and mean stay exact in factored form (rank n * r). ties,
+dare-ties and magnitude-prune act on whole updates (with PEFT's primitives) and come back by SVD to that rank; svd is
+the mean cut to the experts' own rank. linear is PEFT's: A and B averaged apart, with cross terms.
 
 A LoRA on a convolution is merged as its flat factors, A (r, in * k * k) and B (out, r), and gets its shape back.
 """
 
 from pkgutil import resolve_name
+from typing import Any, NamedTuple
 
 import torch
 from peft.utils import merge_utils
 from torch.nn import functional as F
 
-from safetydpo.merging.coactivation import Wins
+from safetydpo.config.merging import Merge
+from safetydpo.merging.fusion import fuse
 from safetydpo.merging.registry import STRATEGIES
 from safetydpo.models.lora import Factors, same_modules
 from safetydpo.storage.finite import finite
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+class Asked(NamedTuple):
+    """Beside a layer's factors: the config, the rank of what is not exact, the layer's statistics if it needs any."""
+
+    config: Merge
+    rank: int
+    statistics: Any
 
 
 def _flat(pair: Pair) -> Pair:
@@ -61,19 +71,22 @@ def truncate(update: torch.Tensor, rank: int) -> Pair:
     return F.pad(root[:, None] * v[:rank], (0, 0, 0, rest)), F.pad(u[:, :rank] * root, (0, rest))
 
 
-def co_merge(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
-    del rank, density
-    assert wins is not None
-    return stack(pairs, winner_masks(wins))
+def co_merge(pairs: list[Pair], asked: Asked) -> Pair:
+    return stack(pairs, winner_masks(asked.statistics))
 
 
-def mean(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
-    del wins, rank, density
+def fusion(pairs: list[Pair], asked: Asked) -> Pair:
+    chosen = asked.config.fusion
+    return fuse(torch.cat([b for _, b in pairs], dim=1), asked.statistics, chosen.retain_weight, chosen.ridge)
+
+
+def mean(pairs: list[Pair], asked: Asked) -> Pair:
+    del asked
     return stack(pairs, [torch.full((b.shape[0],), 1 / len(pairs)) for _, b in pairs])
 
 
-def linear(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
-    del wins, rank, density
+def linear(pairs: list[Pair], asked: Asked) -> Pair:
+    del asked
     root = len(pairs) ** -0.5
     return torch.stack([a for a, _ in pairs]).sum(0) * root, torch.stack([b for _, b in pairs]).sum(0) * root
 
@@ -82,48 +95,46 @@ def _updates(pairs: list[Pair]) -> list[torch.Tensor]:
     return [b @ a for a, b in pairs]
 
 
-def ties(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
-    del wins
-    return truncate(merge_utils.ties(_updates(pairs), torch.ones(len(pairs)), density), rank)
+def ties(pairs: list[Pair], asked: Asked) -> Pair:
+    return truncate(merge_utils.ties(_updates(pairs), torch.ones(len(pairs)), asked.config.density), asked.rank)
 
 
-def dare_ties(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
-    del wins
-    return truncate(merge_utils.dare_ties(_updates(pairs), torch.ones(len(pairs)), density), rank)
+def dare_ties(pairs: list[Pair], asked: Asked) -> Pair:
+    return truncate(merge_utils.dare_ties(_updates(pairs), torch.ones(len(pairs)), asked.config.density), asked.rank)
 
 
-def magnitude_prune(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
-    del wins
+def magnitude_prune(pairs: list[Pair], asked: Asked) -> Pair:
     return truncate(
-        merge_utils.magnitude_prune(_updates(pairs), torch.full((len(pairs),), 1 / len(pairs)), density), rank
+        merge_utils.magnitude_prune(_updates(pairs), torch.full((len(pairs),), 1 / len(pairs)), asked.config.density),
+        asked.rank,
     )
 
 
-def svd(pairs: list[Pair], wins: torch.Tensor | None, rank: int, density: float) -> Pair:
-    del wins, density
-    return truncate(torch.stack(_updates(pairs)).mean(0), min(rank, pairs[0][0].shape[0]))
+def svd(pairs: list[Pair], asked: Asked) -> Pair:
+    return truncate(torch.stack(_updates(pairs)).mean(0), min(asked.rank, pairs[0][0].shape[0]))
 
 
 def merge(
     strategy: str,
     experts: dict[str, Factors],
-    wins: Wins | None = None,
-    rank: int = 0,
-    density: float = 0.5,
+    statistics: dict[str, Any] | None = None,
+    config: Merge | None = None,
     seed: int = 0,
 ) -> Factors:
-    """Merge experts by a strategy of the registry, to one rank for all layers.
+    """Merge experts by a strategy of the registry, to one rank for all layers; statistics: what it needs, by layer.
 
-    rank 0: n * r, exact where the strategy allows; else SVD to `rank`. SafetyDPOError where an update is not finite.
+    `rank` 0: n * r, exact where the strategy allows; else SVD to it. SafetyDPOError where an update is not finite.
     """
+    config = config or Merge.model_validate({})
     torch.manual_seed(seed)  # dare-ties drops at random
     modules, names = same_modules(experts), list(experts)
-    full = rank or sum(experts[n][modules[0]][0].shape[0] for n in names)
+    full = config.rank or sum(experts[n][modules[0]][0].shape[0] for n in names)
     function, merged = resolve_name(f"safetydpo.merging.{STRATEGIES[strategy].function}"), {}
     for module in modules:
         shaped = [experts[name][module] for name in names]
         for name, pair in zip(names, shaped, strict=True):
             finite(update_of(pair), f"Expert {name}, its update of {module}", "lower train.learning_rate")
-        a, b = function([_flat(pair) for pair in shaped], wins[module] if wins else None, full, density)
-        merged[module] = _shaped(truncate(b @ a, full) if rank and a.shape[0] > full else (a, b), shaped[0])
+        asked = Asked(config, full, statistics[module] if statistics else None)
+        a, b = function([_flat(pair) for pair in shaped], asked)
+        merged[module] = _shaped(truncate(b @ a, full) if config.rank and a.shape[0] > full else (a, b), shaped[0])
     return merged

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from safetydpo.config.rules import thresholds
 from safetydpo.config.run import Config
-from safetydpo.merging.registry import STRATEGIES
+from safetydpo.merging.registry import COACTIVATION, STRATEGIES
 from safetydpo.methods.registry import REFERENCES
 
 
@@ -123,7 +123,7 @@ def _with_thresholds(config: Config) -> bool:
 
 
 def _coactive(config: Config) -> bool:
-    return any(STRATEGIES[name].coactivation for name in config.merge.strategies)
+    return any(STRATEGIES[name].statistics == COACTIVATION for name in config.merge.strategies)
 
 
 # name -> whether a run of this config has it

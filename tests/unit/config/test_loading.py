@@ -70,7 +70,7 @@ WRONG = [
     ("prompts.min_pairs", 99, "prompts: min_pairs 99 is more than pairs, 48"),
     ("pairs.shards", 49, "pairs.shards: 49 is more than the 48 pairs (prompts.pairs)"),
     ("merge.calibration_timesteps", [1000], "merge.calibration_timesteps.0: Input should be less than or equal to 999"),
-    ("merge.strategies", ["sum"], "merge.strategies.0: Input should be 'co-merge', 'mean', 'linear', 'svd', 'ties',"),
+    ("merge.strategies", ["sum"], "merge.strategies.0: Input should be 'co-merge', 'fusion', 'mean', 'linear', 'svd',"),
     ("evaluate.matrix", [{"methods": ["esd"], "benchmarks": ["test"]}], "evaluate.matrix.0.methods: no method `esd`"),
     (
         "evaluate.matrix",
@@ -182,7 +182,7 @@ def test_a_name_whose_own_list_is_wrong_is_not_called_unknown(with_value):
     config = with_value("merge.strategies", ["sum"])
     config["evaluate"]["matrix"] = [{"methods": ["base", "merged-mean"], "benchmarks": ["test"]}]
     (line,) = lines_of(config)
-    assert line.startswith("merge.strategies.0: Input should be 'co-merge', 'mean'")
+    assert line.startswith("merge.strategies.0: Input should be 'co-merge', 'fusion'")
 
 
 def test_sections_that_are_no_sections_are_a_line_each(with_value):

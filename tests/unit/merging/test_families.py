@@ -7,20 +7,20 @@ import torch
 from diffusers import DiffusionPipeline
 from tiny import ROLES, make_pipeline
 
-from safetydpo.config.merging import Merge
+from safetydpo.config.merging import Fusion, Merge
 from safetydpo.features.sets import read_features
 from safetydpo.features.stage import write_features
 from safetydpo.images.stage import render_pairs
 from safetydpo.merging.coactivation import activations
-from safetydpo.merging.registry import STRATEGIES
-from safetydpo.merging.stage import calibration_inputs, merge_experts, write_coactivation
+from safetydpo.merging.registry import COACTIVATION, COVARIANCES, STRATEGIES
+from safetydpo.merging.stage import calibration_inputs, merge_experts, write_coactivation, write_covariances_of
 from safetydpo.models.index import Index
 from safetydpo.models.lora import load_factors, save_factors
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.files import made_by, read_parquet, write_parquet
 from safetydpo.training.denoiser import Denoiser
 
-CONFIG = Merge(calibration_prompts=3, calibration_timesteps=[100, 900], density=1.0)
+CONFIG = Merge(calibration_prompts=3, calibration_timesteps=[100, 900], density=1.0, fusion=Fusion(retain_weight=0))
 # Prompts of unlike length: Z-Image pads the first to 32 tokens and the others to 64.
 PROMPTS = ["a", "a red circle and a brulo", "a blue star and a green square"]
 # Layers that are adapted, by the tokens that reach them: of the image (4 x 4 patches), of the text (SD3: CLIP's 16 and
@@ -120,15 +120,18 @@ def test_wins_do_not_depend_on_the_batch(model, features, experts, tmp_path):
 
 
 def test_calibration_prompts_are_at_the_timestep_asked_for(model, features):
-    batch = next(calibration_inputs(Denoiser(model), {"ring": [features]}, model, CONFIG, 0))
+    batch = next(calibration_inputs(Denoiser(model), {"ring": [features]}, CONFIG, 0))
     assert set(batch.timesteps.tolist()) == {100}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_diffusers_applies_all_of_a_merged_lora_and_says_nothing(model, features, experts, tmp_path, caplog, strategy):
-    wins = tmp_path / "wins.parquet"
-    write_coactivation(experts, {name: [features] for name in experts}, model, CONFIG, 0, wins)
-    merge_experts(strategy, experts, str(wins), model, CONFIG, 0, tmp_path / "merged")
+    statistics, paths = tmp_path / STRATEGIES[strategy].statistics, {name: [features] for name in experts}
+    if statistics.name == COACTIVATION:
+        write_coactivation(experts, paths, model, CONFIG, 0, statistics)
+    elif statistics.name == COVARIANCES:
+        write_covariances_of(experts, paths, None, model, CONFIG, 0, statistics)
+    merge_experts(strategy, experts, str(statistics), model, CONFIG, 0, tmp_path / "merged")
     merged = load_factors(tmp_path / "merged", "transformer")
     pipeline = DiffusionPipeline.from_pretrained(model.id, **dict.fromkeys(Index(model).missing))
     before = {name: weight.clone() for name, weight in pipeline.transformer.state_dict().items()}

@@ -5,8 +5,9 @@ from pkgutil import resolve_name
 import pytest
 import torch
 
+from safetydpo.config.merging import Merge
 from safetydpo.errors import SafetyDPOError
-from safetydpo.merging.registry import STRATEGIES
+from safetydpo.merging.registry import COACTIVATION, COVARIANCES, STRATEGIES
 from safetydpo.merging.strategies import merge, truncate, winner_masks
 
 # Two experts of rank 1 on a layer with 2 inputs and 3 units. Updates B A:
@@ -51,7 +52,7 @@ def test_co_merge_cut_to_a_rank_keeps_the_strongest_direction():
     # units 0 and 1 from the first, unit 2 from the second: singular values sqrt(1 + 4) of rows 0, 1 and 3 of row 2
     experts = updates([[1.0, 0.0], [2.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
     wins = {"layer": torch.tensor([[3, 2, 0], [0, 1, 3]])}
-    merged = merge("co-merge", experts, wins, rank=1)
+    merged = merge("co-merge", experts, wins, config=Merge(rank=1))
     assert merged["layer"][0].shape == (1, 2)
     assert torch.allclose(update(merged), torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 3.0]]), atol=1e-6)
 
@@ -73,22 +74,28 @@ def test_ties_elects_signs():
         "one": {"layer": (torch.tensor([[4.0, 1.0]]), torch.ones(1, 1))},
         "two": {"layer": (torch.tensor([[-1.0, 2.0]]), torch.ones(1, 1))},
     }
-    assert torch.allclose(update(merge("ties", experts, density=1.0)), torch.tensor([[4.0, 1.5]]), atol=1e-6)
+    assert torch.allclose(
+        update(merge("ties", experts, config=Merge(density=1.0))), torch.tensor([[4.0, 1.5]]), atol=1e-6
+    )
 
 
 def test_ties_trims_before_it_elects():
     # density 0.5 keeps the larger value of each: (4, 0) and (0, 2); each stands alone, so 4 and 2
     assert torch.allclose(
-        update(merge("ties", updates([[4.0, 1.0]], [[-1.0, 2.0]]), density=0.5)), torch.tensor([[4.0, 2.0]]), atol=1e-6
+        update(merge("ties", updates([[4.0, 1.0]], [[-1.0, 2.0]]), config=Merge(density=0.5))),
+        torch.tensor([[4.0, 2.0]]),
+        atol=1e-6,
     )
     # equal signs are averaged; the smaller side of a clash (-1 against 4) is left out, not averaged
     assert torch.allclose(
-        update(merge("ties", updates([[4.0, 6.0]], [[-1.0, 2.0]]), density=1.0)), torch.tensor([[4.0, 4.0]]), atol=1e-6
+        update(merge("ties", updates([[4.0, 6.0]], [[-1.0, 2.0]]), config=Merge(density=1.0))),
+        torch.tensor([[4.0, 4.0]]),
+        atol=1e-6,
     )
 
 
 def test_dare_ties_without_dropping_is_ties_without_trimming():
-    found = (update(merge(name, EXPERTS, density=1.0, rank=2)) for name in ("dare-ties", "ties"))
+    found = (update(merge(name, EXPERTS, config=Merge(density=1.0, rank=2))) for name in ("dare-ties", "ties"))
     assert torch.allclose(*found, atol=1e-6)
 
 
@@ -96,13 +103,13 @@ def test_dare_drops_or_rescales_and_repeats_with_its_seed():
     torch.manual_seed(1)
     matrix = torch.randn(8, 8)
     experts = {"0": {"layer": (matrix, torch.eye(8))}}
-    merged = update(merge("dare-ties", experts, density=0.5, seed=3))
+    merged = update(merge("dare-ties", experts, config=Merge(density=0.5), seed=3))
     ratio = merged / matrix  # 0 where dropped, 1 / 0.5 where kept
     kept = ratio > 1
     assert torch.allclose(ratio, 2.0 * kept, atol=1e-3)
     assert 16 <= kept.sum() <= 48  # 64 draws at 0.5: mean 32, standard deviation 4
-    assert torch.equal(merged, update(merge("dare-ties", experts, density=0.5, seed=3)))
-    assert not torch.equal(merged, update(merge("dare-ties", experts, density=0.5, seed=4)))
+    assert torch.equal(merged, update(merge("dare-ties", experts, config=Merge(density=0.5), seed=3)))
+    assert not torch.equal(merged, update(merge("dare-ties", experts, config=Merge(density=0.5), seed=4)))
 
 
 def test_magnitude_prune_keeps_the_largest_values_of_each_expert():
@@ -111,7 +118,7 @@ def test_magnitude_prune_keeps_the_largest_values_of_each_expert():
         "one": {"layer": (torch.tensor([[4.0, 1.0]]), torch.ones(1, 1))},
         "two": {"layer": (torch.tensor([[-1.0, 2.0]]), torch.ones(1, 1))},
     }
-    found = update(merge("magnitude-prune", experts, density=0.5))
+    found = update(merge("magnitude-prune", experts, config=Merge(density=0.5)))
     assert torch.allclose(found, torch.tensor([[2.0, 1.0]]), atol=1e-6)
 
 
@@ -136,12 +143,20 @@ def test_experts_of_another_architecture_are_named():
         merge("mean", {"one": {"layer": ONE}, "two": other})
 
 
+def statistics_for(name):
+    """Statistics of two experts of rank 2 on a layer with 6 inputs and 5 units, where a strategy needs any."""
+    x, own = torch.randn(9, 6), torch.randn(4, 6)
+    covariances = {"own": own, "all": x.T @ x, "retain": torch.eye(6)}
+    of = {COACTIVATION: torch.randint(100, (2, 5)), COVARIANCES: covariances}
+    return {"layer": of[needed]} if (needed := STRATEGIES[name].statistics) else None
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_of_the_registry_merges(name):
     assert callable(resolve_name(f"safetydpo.merging.{STRATEGIES[name].function}"))
     torch.manual_seed(0)
     experts = {expert: {"layer": (torch.randn(2, 6), torch.randn(5, 2))} for expert in "ab"}
-    merged = merge(name, experts, {"layer": torch.randint(100, (2, 5))})
+    merged = merge(name, experts, statistics_for(name))
     assert merged.keys() == {"layer"}
     assert update(merged).shape == (5, 6)
     assert update(merged).isfinite().all()
@@ -156,8 +171,8 @@ def test_a_convolution_is_merged_as_the_matrix_that_its_weight_is(name, kernel):
     shaped = {
         e: {"layer": (f["layer"][0].reshape(2, *kernel), f["layer"][1][:, :, None, None])} for e, f in linear.items()
     }
-    wins = {"layer": torch.randint(100, (2, 5))}
-    expected, (a, b) = merge(name, linear, wins)["layer"], merge(name, shaped, wins)["layer"]
+    found = statistics_for(name)
+    expected, (a, b) = merge(name, linear, found)["layer"], merge(name, shaped, found)["layer"]
     assert a.shape == (len(expected[0]), *kernel)
     assert b.shape == (5, len(expected[0]), 1, 1)
     assert torch.equal(a.flatten(1), expected[0])
@@ -168,7 +183,7 @@ def test_a_narrow_layer_does_not_cut_the_others():
     """One rank for all: a layer of one unit has rank 1, and gets zeros; the others keep the n * r = 2 of theirs."""
     narrow = (torch.tensor([[1.0, 2.0]]), torch.ones(1, 1))
     experts = {name: {"layer": pair, "narrow": narrow} for name, pair in (("one", ONE), ("two", TWO))}
-    merged = merge("ties", experts, density=1.0)
+    merged = merge("ties", experts, config=Merge(density=1.0))
     assert {factor.shape for a, b in merged.values() for factor in (a, b.T)} == {(2, 2), (2, 3), (2, 1)}
     assert torch.allclose(merged["narrow"][1] @ merged["narrow"][0], narrow[0], atol=1e-6)
     # signs of (1, 0; 2, 0; 0, 0) and (0, 0; 0, 1; 0, 3) agree: each value is its own expert's
