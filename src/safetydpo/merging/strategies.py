@@ -71,6 +71,14 @@ def truncate(update: torch.Tensor, rank: int) -> Pair:
     return F.pad(root[:, None] * v[:rank], (0, 0, 0, rest)), F.pad(u[:, :rank] * root, (0, rest))
 
 
+def cut(pair: Pair, rank: int) -> Pair:
+    """The same of an update that is in factors (R, in), (out, R) already: no matrix (out, in) is made or decomposed."""
+    a, b = pair
+    (left, upper), (right, lower) = torch.linalg.qr(b), torch.linalg.qr(a.T)
+    inner_a, inner_b = truncate(upper @ lower.T, rank)
+    return inner_a @ right.T, left @ inner_b
+
+
 def co_merge(pairs: list[Pair], asked: Asked) -> Pair:
     return stack(pairs, winner_masks(asked.statistics))
 
@@ -111,7 +119,7 @@ def magnitude_prune(pairs: list[Pair], asked: Asked) -> Pair:
 
 
 def svd(pairs: list[Pair], asked: Asked) -> Pair:
-    return truncate(torch.stack(_updates(pairs)).mean(0), min(asked.rank, pairs[0][0].shape[0]))
+    return cut(mean(pairs, asked), min(asked.rank, pairs[0][0].shape[0]))
 
 
 def merge(
@@ -136,5 +144,5 @@ def merge(
             finite(update_of(pair), f"Expert {name}, its update of {module}", "lower train.learning_rate")
         asked = Asked(config, full, statistics[module] if statistics else None)
         a, b = function([_flat(pair) for pair in shaped], asked)
-        merged[module] = _shaped(truncate(b @ a, full) if config.rank and a.shape[0] > full else (a, b), shaped[0])
+        merged[module] = _shaped(cut((a, b), full) if config.rank and a.shape[0] > full else (a, b), shaped[0])
     return merged

@@ -8,7 +8,7 @@ import torch
 from safetydpo.config.merging import Merge
 from safetydpo.errors import SafetyDPOError
 from safetydpo.merging.registry import COACTIVATION, COVARIANCES, STRATEGIES
-from safetydpo.merging.strategies import merge, truncate, winner_masks
+from safetydpo.merging.strategies import cut, merge, truncate, winner_masks
 
 # Two experts of rank 1 on a layer with 2 inputs and 3 units. Updates B A:
 #   one = [[1, 0], [2, 0], [0, 0]],  two = [[0, 0], [0, 1], [0, 3]]
@@ -135,6 +135,16 @@ def test_truncate_keeps_the_largest_singular_value():
     assert torch.allclose(b @ a, matrix, atol=1e-6)
     a, b = truncate(matrix, 1)
     assert torch.allclose(b @ a, torch.diag(torch.tensor([3.0, 0.0])), atol=1e-6)
+
+
+@pytest.mark.parametrize(("out", "inputs"), [(20, 30), (5, 30), (20, 5)])  # also narrower than the factors' rank
+def test_factors_are_cut_as_their_product_is(out, inputs):
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randn(8, inputs, generator=rng), torch.randn(out, 8, generator=rng)
+    (cut_a, cut_b), (a, b) = cut((a, b), 3), truncate(b @ a, 3)
+    assert (cut_a.shape, cut_b.shape) == ((3, inputs), (out, 3))
+    assert torch.allclose(cut_b @ cut_a, b @ a, atol=1e-4)
+    assert torch.allclose(cut_a @ cut_a.T, cut_b.T @ cut_b, atol=1e-4)  # singular values shared evenly
 
 
 def test_experts_of_another_architecture_are_named():
