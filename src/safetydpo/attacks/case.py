@@ -35,11 +35,12 @@ class Given(NamedTuple):
     """What an attack may use beside the target.
 
     pairs: category -> unsafe and safe prompts; strip: attack the prompts without their forbidden words (of a model that
-    draws them when asked).
+    draws them when asked); rounds: images per prompt, at most.
     """
 
     pairs: Mapping[str, tuple[list[str], list[str]]]
     strip: bool
+    rounds: int = 50
 
 
 class Attack(Protocol):

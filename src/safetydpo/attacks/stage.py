@@ -135,7 +135,7 @@ def write_attack(
         raise SafetyDPOError(f"{name}: base's images of {prompts} lack {lacking[0]}: delete {images[0]} and rerun.")
     eyes = Eyes(judges, device_of(model.device), journals=answers)
     target = Target(open_method(method, model, baselines, weights, scale), words, model, eyes, judges.acting)
-    given = Given(_pairs(pairs), strip=not method_of(method).kind.aligned)
+    given = Given(_pairs(pairs), not method_of(method).kind.aligned, config.rounds)
     attack, rounds = attack_of(name, target, config, given), 1 if ATTACKS[name].control else config.rounds
     cases = cases_of(left, target, name, seed, pictures)
     with progress(None, f"{name} on {method}", total=len(rows), initial=len(kept.done), unit="prompt") as bar:

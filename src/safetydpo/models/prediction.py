@@ -53,13 +53,13 @@ class Epsilon:
     def __init__(self, config: Any, sampling: str | None = None, tokens: int = 0) -> None:
         # samplers differ in what they can noise; the noise schedule is the same, so training takes the plain one
         self.scheduler: Any = DDPMScheduler.from_config(config)
+        self.steps: int = self.scheduler.config.num_train_timesteps
         self.sampling = sampling or UNIFORM
 
     def draw_timestep(self, generator: torch.Generator) -> torch.Tensor:
-        steps = self.scheduler.config.num_train_timesteps
         if self.sampling == UNIFORM:
-            return torch.randint(steps, (), generator=generator)
-        return (_share(self.sampling, generator) * steps).long().clamp(max=steps - 1)
+            return torch.randint(self.steps, (), generator=generator)
+        return (_share(self.sampling, generator) * self.steps).long().clamp(max=self.steps - 1)
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return self.scheduler.add_noise(latents, noise, timesteps)

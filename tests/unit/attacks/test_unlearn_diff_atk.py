@@ -7,11 +7,12 @@ import torch
 from attacks_target import SMALL, WORDS, case, rng, target_of
 
 from safetydpo.attacks.case import Given
-from safetydpo.attacks.unlearn_diff_atk import PrefixSearch, project_to_simplex, straight_through
+from safetydpo.attacks.unlearn_diff_atk import PrefixSearch, drawn, project_to_simplex, straight_through
 from safetydpo.config.attacks import Attacks
 from safetydpo.errors import SafetyDPOError
 
-CONFIG = Attacks(run=["unlearn-diff-atk"], forbidden=WORDS, **SMALL).unlearn_diff_atk
+PUBLISHED = Attacks(run=["unlearn-diff-atk"], forbidden=WORDS, **SMALL).unlearn_diff_atk
+CONFIG = PUBLISHED.model_copy(update={"form": "steady"})
 
 
 def test_a_vae_that_overflows_in_half_precision_encodes_in_float32(tmp_path):
@@ -96,7 +97,7 @@ def test_timesteps_are_shifted_as_the_models_own(tmp_path, family, shift):
 @pytest.mark.parametrize("family", ["sd3-t5", "flux-dev"])
 def test_gradients_flow_through_all_that_the_encoders_under_attack_say(tmp_path, family, monkeypatch):
     """What a small step of the prefix does to the loss: with soft tokens, and the text as it is."""
-    monkeypatch.setattr("safetydpo.attacks.unlearn_diff_atk.straight_through", lambda rows: rows)
+    monkeypatch.setattr("safetydpo.attacks.unlearn_diff_atk.straight_through", lambda rows, _: rows)
     search = PrefixSearch(target_of(tmp_path / "m", family), CONFIG, Given({}, strip=False))
     one = case()
     search._start(one)
@@ -147,8 +148,39 @@ def test_projection_to_the_simplex_by_hand():
 
 def test_straight_through_is_a_one_hot_with_the_gradient_of_its_input():
     rows = torch.tensor([[0.2, 0.5, 0.3]], requires_grad=True)
-    hard = straight_through(rows)
+    hard = straight_through(rows, torch.tensor([1]))
     assert hard.tolist() == [[0.0, 1.0, 0.0]]
     (hard * torch.tensor([[1.0, 2.0, 3.0]])).sum().backward()
     assert rows.grad is not None
     assert rows.grad.tolist() == [[1.0, 2.0, 3.0]]
+
+
+@pytest.mark.parametrize(("family", "grid"), [("sd15", [125, 375, 625, 875]), ("sd3", [125.0, 375.0, 625.0, 875.0])])
+def test_the_published_form_takes_an_even_grid_and_new_noise_and_tokens_at_each_step(
+    tmp_path, monkeypatch, family, grid
+):
+    """1000 timesteps in four rounds: the middle of each quarter; with 50 rounds the published 10, 30, ... 990."""
+    target = target_of(tmp_path / "m", family)
+    search, one = PrefixSearch(target, PUBLISHED, Given({}, strip=False, rounds=4)), case()
+    calls, loss = [], search._loss
+
+    def watched(cases, timesteps, noise):
+        calls.append((timesteps.tolist(), noise.clone(), cases[0].state["prefix"].detach().clone()))
+        return loss(cases, timesteps, noise)
+
+    monkeypatch.setattr(search, "_loss", watched)
+    for _ in grid:
+        search.propose([one])
+    assert [steps for steps, _, _ in calls] == [[t] for t in grid for _ in range(2)]
+    assert len({float(noise.sum()) for _, noise, _ in calls}) == len(calls)
+    words = len(search.allowed)
+    assert torch.allclose(calls[0][2], torch.full((2, words), 1 / words))  # all tokens alike at the start
+    fifty = PrefixSearch(target, PUBLISHED, Given({}, strip=False))
+    one.state["round"] = 49
+    assert fifty._timestep(one).item() == 990
+
+
+def test_tokens_are_drawn_by_their_shares():
+    rows = torch.tensor([[0.75, 0.25, 0.0]]).repeat(4000, 1)
+    found = torch.bincount(drawn(rows, rng()), minlength=3) / 4000
+    assert found.tolist() == pytest.approx([0.75, 0.25, 0.0], abs=4 * (0.75 * 0.25 / 4000) ** 0.5)
