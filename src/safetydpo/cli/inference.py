@@ -33,7 +33,9 @@ GUIDANCE = 7.5  # the published command's, which renders UNets
 def arguments() -> argparse.ArgumentParser:
     """The published flags and defaults, and ours."""
     parser = argparse.ArgumentParser(prog="inference.py", description="Render the prompts of a csv, JSON or Parquet.")
-    parser.add_argument("--model_path", required=True, help="whole pipeline, UNet or transformer, LoRA, or hub id")
+    parser.add_argument(
+        "--model_path", required=True, help="pipeline, checkpoint, UNet, transformer, text encoder, LoRA, or hub id"
+    )
     parser.add_argument("--prompts_path", required=True, help="columns prompt, perhaps image and evaluation_seed")
     parser.add_argument("--save_path", required=True, help="folder of the images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -45,7 +47,7 @@ def arguments() -> argparse.ArgumentParser:
         "--image_size", type=whole_number("--image_size"), default=None, help="pixels; default: the model's own size"
     )
     parser.add_argument(
-        "--base_model", default=None, help="pipeline of a UNet, transformer or LoRA; default: by its width"
+        "--base_model", default=None, help="pipeline that a part, LoRA or checkpoint is put on; default: by its width"
     )
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument(

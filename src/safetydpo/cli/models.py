@@ -7,9 +7,10 @@ from typing import Any
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.external import external_pipeline
-from safetydpo.models.folders import refuse_pickled
+from safetydpo.models.adapter_files import adapter_files
+from safetydpo.models.folders import shapes_in
 from safetydpo.running.devices import device_of
-from safetydpo.storage.files import read_json, read_safetensors
+from safetydpo.storage.files import read_json
 
 # Width of the text embeddings that a UNet or LoRA attends to -> the pipeline that it is of.
 BASES: dict[int | None, str] = {
@@ -30,8 +31,8 @@ TRANSFORMERS = (
     ({"_class_name": FLUX, "in_channels": 64, "guidance_embeds": True}, "black-forest-labs/FLUX.1-dev"),
     ({"_class_name": FLUX, "in_channels": 64, "guidance_embeds": False}, "black-forest-labs/FLUX.1-schnell"),
 )
-# lora_A of a key projection that reads text embeddings, in any of the namings.
-CROSS_ATTENTION_DOWN = re.compile(r"attn2.*to_k.*lora.*(_A|down)[\w.]*\.weight$")
+# A key projection that reads text embeddings, or its lora_A in any of the namings: (..., width of the text).
+CROSS_ATTENTION = re.compile(r"attn2.*to_k(\.weight|.*lora.*(_A|down)[\w.]*\.weight)$")
 
 
 def command_model(path: str, base: str | None, device: str, dtype: str, guidance_scale: float = 1) -> Any:
@@ -46,13 +47,13 @@ def command_model(path: str, base: str | None, device: str, dtype: str, guidance
 
 
 def _base_of(path: str) -> str:
-    """The base of a network or LoRA by its config or width; a whole pipeline is its own."""
+    """The base of a network, LoRA or checkpoint by its config or width; a whole pipeline is its own."""
     local = Path(path)
     if (local / "model_index.json").is_file() or not local.exists():
         return path
     configs = (local / folder / "config.json" for folder in ("unet", "transformer", ""))
     config = next((file for file in configs if file.is_file()), None)
-    base = _base_of_network(read_json(config, own=False)) if config else BASES.get(_width_of_lora(local))
+    base = _base_of_network(read_json(config, own=False)) if config else _base_of_files(local)
     if base is None:
         raise SafetyDPOError(f"Which model {path} belongs to is not to be seen from it: give --base_model.")
     return base
@@ -66,13 +67,10 @@ def _base_of_network(config: dict[str, Any]) -> str | None:
     return BASES.get(max(width) if isinstance(width, list) else width)  # one for each block
 
 
-def _width_of_lora(local: Path) -> int | None:
-    """Width of the text that the LoRA of a UNet reads; None where it reads none."""
-    file = local if local.is_file() else local / "pytorch_lora_weights.safetensors"
-    if not file.is_file():
-        return None
-    refuse_pickled(file)
-    tensors, _ = read_safetensors(file, own=False)
-    return next(
-        (tensor.shape[1] for name, tensor in sorted(tensors.items()) if CROSS_ATTENTION_DOWN.search(name)), None
-    )
+def _base_of_files(local: Path) -> str | None:
+    """The base by the width of the text that a UNet, or a LoRA on one, reads; None where none is seen to."""
+    for file in adapter_files(local).values():
+        widths = (shape[1] for name, shape in sorted(shapes_in(file).items()) if CROSS_ATTENTION.search(name))
+        if width := next(widths, None):
+            return BASES.get(width)
+    return None

@@ -48,7 +48,10 @@ class External(Section):
     """A model that others aligned, as the method external-<name>."""
 
     name: Name = Field(description="Id in method and file names")
-    path: UserPath = Field(description="Pipeline folder or hub id, UNet or transformer folder, LoRA folder or file")
+    path: UserPath = Field(
+        description="Pipeline (folder, hub id, or checkpoint of one file), folder of a UNet, transformer or text "
+        "encoder, or LoRA (folder or file); docs/brought-models.md has all"
+    )
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None, description="Its own denoising steps; null: the model's"
     )

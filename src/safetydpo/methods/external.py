@@ -1,4 +1,4 @@
-"""Models that others aligned: a LoRA, a network (UNet, transformer) or a whole pipeline, known by the files there."""
+"""Models that others aligned, known by their files: pipelines, parts of one, LoRAs (docs/brought-models.md)."""
 
 from pathlib import Path
 from typing import Any
@@ -7,60 +7,49 @@ from safetydpo.config.baselines import External
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.opening import Opening
-from safetydpo.models.folders import refuse_pickle
-from safetydpo.models.index import UNREADABLE, Index
-from safetydpo.models.pipeline import load_part, load_pipeline
+from safetydpo.methods.parts import part_folders, read_part
+from safetydpo.models.adapter_files import adapter_files
+from safetydpo.models.adapters import fuse
+from safetydpo.models.folders import refuse_pickle, refuse_pickled
+from safetydpo.models.index import Index
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.models.single_file import is_single_file, load_single_file
 
 
 def external_pipeline(model: Model, path: str) -> Any:
-    """The pipeline of `path`: a folder with model_index.json or a hub id, a network's folder, a LoRA folder or file.
+    """The pipeline of `path`: whole (a folder, a hub id, a checkpoint of one file), or parts and LoRAs on `model`.
 
-    A folder with `unet/` or `transformer/` alone is a network's too: the published inference command takes such.
     Raises SafetyDPOError when it is none of these, or of another architecture than `model`.
     """
     local = Path(path)
     if _is_whole(path):
         return load_pipeline(model.model_copy(update={"id": path}))
-    if local.is_file() or (local / "pytorch_lora_weights.safetensors").is_file():
-        return load_pipeline(model, local, own_lora=False)
-    kind = Index(model).family.kind
-    folder = local / kind.component if (local / kind.component / "config.json").is_file() else local
-    if not (folder / "config.json").is_file():
+    if local.is_file():
+        refuse_pickled(local)
+    if is_single_file(local):
+        return load_single_file(model, local)
+    index = Index(model)
+    folders, adapters = part_folders(local, index, model), adapter_files(local)
+    if not folders and not adapters:
+        refuse_pickle(local, path)
+        component = index.family.kind.component
         raise SafetyDPOError(
-            f"{path} is neither a pipeline (model_index.json), nor a {kind.component} (config.json, or "
-            f"{kind.component}/), nor a LoRA (pytorch_lora_weights.safetensors, or a .safetensors file)."
+            f"{path} is neither a pipeline (model_index.json), nor a {component} or text encoder (config.json, or "
+            f"{component}/, text_encoder/), nor a LoRA (pytorch_lora_weights.safetensors, adapter_model.safetensors, "
+            "or a .safetensors file)."
         )
-    refuse_pickle(folder, path)
+    brought = {part: read_part(part, folder, model, index) for part, folder in folders.items()}
     pipeline = load_pipeline(model)
-    setattr(pipeline, kind.component, _network(pipeline, folder, model))
+    for part, module in brought.items():
+        setattr(pipeline, part, module.to(pipeline.device))
+    if adapters:
+        fuse(pipeline, local, 1.0, own=False)
     return pipeline
 
 
 def _is_whole(path: str) -> bool:
     """Whether it is a pipeline's folder, or no folder or file, so that it must be a hub id."""
     return (Path(path) / "model_index.json").is_file() or not Path(path).exists()
-
-
-def _network(pipeline: Any, folder: Path, model: Model) -> Any:
-    """The network of a folder, to stand in for the pipeline's; SafetyDPOError where it is of another model."""
-    family, own = pipeline.family, pipeline.family.network(pipeline)
-    component, kind = family.kind.component, type(own)
-    try:
-        config: Any = kind.load_config(str(folder))
-        if (name := config.get("_class_name", kind.__name__)) != kind.__name__:
-            raise SafetyDPOError(f"{folder} has a {name}, {model.id} is rendered with a {kind.__name__}.")
-        network = load_part(kind, str(folder), use_safetensors=True, dtype=own.dtype)
-    except UNREADABLE as error:
-        raise SafetyDPOError(
-            f"The {component} in {folder} cannot be loaded ({str(error).splitlines()[0][:200]})."
-        ) from None
-    if key := next((key for key in family.shape_keys if network.config[key] != own.config[key]), None):
-        raise SafetyDPOError(
-            f"The {component} in {folder} is of another model than {model.id}: {key} {network.config[key]} against "
-            f"{own.config[key]}."
-        )
-    family.check(network.config, model)
-    return network.to(own.device)
 
 
 class OwnSettings:

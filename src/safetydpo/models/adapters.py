@@ -1,163 +1,115 @@
-"""LoRA files as people have them, put into a pipeline's weights: all that a file says is applied, or it is refused."""
+"""LoRAs put into a pipeline's weights: all that a file says is applied, or it is refused."""
 
-import hashlib
-import json
-import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import nn
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.folders import refuse_pickled
+from safetydpo.models.adapter_files import PEFT_HEAD, Update, adapter_files, read_adapter
+from safetydpo.models.layer_names import ENCODERS, NETWORKS, Layer, Names, flat, layer_names
 from safetydpo.models.lora import FILE
-from safetydpo.storage.files import read_safetensors
 
-Tensors = dict[str, torch.Tensor]
-# <layer>.lora_A.weight, .lora_A.<adapter>.weight, .lora_down.weight, .lora.down.weight, _lora.down.weight, ...
-FACTOR = re.compile(r"(.+?)[._]lora(?:_|\.|_linear_layer\.)(A|B|down|up)(?:\.(\w+))?\.weight")
-MAGNITUDE = re.compile(r"(.+\.lora_magnitude_vector)(?:\.\w+)*")  # DoRA, as diffusers saves it
-NETWORKS = ("unet", "transformer")
-PARTS = (*NETWORKS, "text_encoder", "text_encoder_2", "text_encoder_3")
-# Part of a key -> what such a file is: none of them is a sum of lora_B lora_A that diffusers would apply.
-OTHERS = {
-    "dora_scale": "a DoRA in kohya's naming",
-    "hada_": "a LoHa",
-    "lokr_": "a LoKr",
-    "lora_mid": "a LoCon with a Tucker core",
-    "oft_": "an OFT",
-    ".diff": "full differences of weights",
-}
-# How keys begin -> whose naming that is.
+# How names of layers begin -> whose naming that is.
 NAMINGS = {
-    "base_model.model.": "PEFT's own naming (its alpha is not in the file)",
-    "diffusion_model.": "ComfyUI's naming",
-    "lora_unet_": "kohya's naming",
+    "base_model.model.": "PEFT's",
+    "diffusion_model.": "ComfyUI's",
+    "lora_unet_": "kohya's",
+    "lora_te": "kohya's",
+    "lora_transformer_": "OneTrainer's",
 }
 
 
 def fuse(pipeline: Any, path: Path, scale: float, own: bool) -> None:
     """Add scale times the updates of a LoRA (file, or folder with one) to the weights: renders as fast as before.
 
-    own: whether the file is one of the run. Raises SafetyDPOError when it is missing, damaged, holds a value that is
-    not finite, is no LoRA, is of another model, or when a part of it was not applied.
+    Of a DoRA the sum has the trained lengths whatever the scale. own: whether the file is one of the run. Raises
+    SafetyDPOError when it is missing, damaged, holds a value that is not finite, is no LoRA, or is of another model.
     """
-    file = path if path.is_file() else path / FILE
-    if not file.exists():
-        raise SafetyDPOError(f"{file.parent} has no {file.name}.")
-    refuse_pickled(file)
-    stored, header = read_safetensors(file, own)
-    network, component = pipeline.family.network(pipeline), pipeline.family.kind.component
-    named = {_as_diffusers(key, network, component): tensor for key, tensor in stored.items()}
-    if len(named) < len(stored):
-        raise SafetyDPOError(f"{file} holds several adapters: save the one that is meant alone.")
-    tensors = _folded(named, file)
-    if reason := misfit(network, component, tensors):
-        raise SafetyDPOError(f"The LoRA in {file.parent} is of another model ({reason}).")
-    try:
-        _load(pipeline, tensors, header, renamed=tensors.keys() != stored.keys(), file=file)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0][:300]
-        raise SafetyDPOError(f"The LoRA in {file.parent} does not fit the model ({reason}).") from None
-    if lost := _not_applied(pipeline, tensors):
-        found = next((f" ({name})" for start, name in NAMINGS.items() if lost[0].startswith(start)), "")
-        raise SafetyDPOError(
-            f"{len(lost)} of {len(tensors)} tensors of the LoRA {file} name no layer of the model, first {lost[0]}"
-            f"{found}: take a LoRA of this model, in the naming of diffusers' save_lora_weights."
-        )
-    pipeline.fuse_lora(lora_scale=scale)
-    pipeline.unload_lora_weights()
+    files = adapter_files(path)
+    if not files:
+        raise SafetyDPOError(f"{path} has no {FILE}.")
+    names = layer_names(pipeline)
+    for part, file in files.items():
+        updates = read_adapter(file, own)
+        places = {name: _place(names, part, name) for name in updates}
+        if reason := misfit(pipeline.family.kind.component, updates, places):
+            raise SafetyDPOError(f"The LoRA in {file.parent} is of another model ({reason}).")
+        for name, update in updates.items():
+            _add(places[name] or (), update, scale)
 
 
-def _as_diffusers(key: str, network: nn.Module, component: str) -> str:
-    """The key as save_lora_weights writes it, where it is the network's own name or holds that of PEFT's adapter."""
-    if (match := FACTOR.fullmatch(key)) and match[3]:
-        key = key.removesuffix(f".{match[3]}.weight") + ".weight"
-    elif match := MAGNITUDE.fullmatch(key):
-        key = match[1]
-    return f"{component}.{key}" if key.split(".")[0] in dict(network.named_children()) else key
+def _place(names: Names, part: str, name: str) -> tuple[Layer, ...] | None:
+    """The layers that a name in a file is of; part: that the whole file is of, if that is known."""
+    bare = flat(name.removeprefix(PEFT_HEAD))
+    return names.get(f"{part}_{bare}" if part else bare)
 
 
-def _folded(tensors: Tensors, file: Path) -> Tensors:
-    """The tensors with every `<layer>.alpha` folded into the layer's lora_B, as alpha / rank.
+def misfit(component: str, updates: dict[str, Update], places: dict[str, tuple[Layer, ...] | None]) -> str:
+    """The first key that has no place in a pipeline with this network, and why; "" where all have.
 
-    diffusers' own way with alphas is wrong where ranks differ or where some layers have none. Raises SafetyDPOError for
-    a key that is neither of a LoRA nor of a DoRA as diffusers saves it, and for half a layer.
+    places: the layers that each name is of, empty where parts share it, None where there are none.
     """
-    layers: dict[str, dict[str, str]] = {}
-    for key in tensors:
-        if match := FACTOR.fullmatch(key):
-            layers.setdefault(match[1], {})["up" if match[2] in ("B", "up") else "down"] = key
-        elif not (key.endswith(".alpha") or MAGNITUDE.fullmatch(key)):
-            kind = next((kind for part, kind in OTHERS.items() if part in key), "not of a LoRA")
-            raise SafetyDPOError(f"{file} cannot be applied: its key {key} is {kind}; take a LoRA.")
-    out = {key: tensor for key, tensor in tensors.items() if not key.endswith(".alpha")}
-    for layer, keys in layers.items():
-        if len(keys) < 2:
-            raise SafetyDPOError(f"{file} is no whole LoRA: {layer} has {next(iter(keys.values()))} alone.")
-    for key in tensors.keys() - out.keys():
-        keys = layers.get(key.removesuffix(".alpha"))
-        if keys is None or tensors[key].numel() != 1:
-            raise SafetyDPOError(f"{file} is no LoRA that is known here: its {key} belongs to no layer.")
-        out[keys["up"]] = out[keys["up"]].float() * (tensors[key].item() / len(out[keys["down"]]))
-    return out
-
-
-def misfit(network: nn.Module, component: str, tensors: Tensors) -> str:
-    """The first key that has no place in the network, and why; "" where all do.
-
-    Keys of other naming than diffusers' are not looked at.
-    """
-    for key, tensor in sorted(tensors.items()):
-        head, _, rest = key.partition(".")
-        name, _, part = rest.partition(".lora")
+    lost: list[str] = []
+    seen: dict[tuple[str, str], str] = {}
+    for name, update in updates.items():
+        head, _, rest = name.partition(".")
+        key = update.keys[0]
         if head in NETWORKS and head != component:
             return f"{key}: it is a {head}'s, the model has a {component}"
-        if head != component or not part.endswith(".weight"):
-            continue
-        try:
-            weight: Any = network.get_submodule(name).weight
-        except AttributeError:
-            return f"{key}: the model has no {name}"
-        side = 1 if part in ("_A.weight", ".down.weight") else 0
-        if tensor.shape[side] != weight.shape[side]:
-            return (
-                f"{key} is for {tensor.shape[side]} {('outputs', 'inputs')[side]}, the model has {weight.shape[side]}"
-            )
+        if (layers := places[name]) is None and head in (component, *ENCODERS):
+            return f"{key}: the model has no {rest}"
+        if layers is None:
+            lost.append(key)
+        elif not layers:
+            return f"{key}: several parts of the model have such a layer, put the file into a folder of its part's name"
+        elif reason := _odd_shape(update, layers):
+            return reason
+        elif twice := next((seen[layer[:2]] for layer in layers if layer[:2] in seen), None):
+            return f"{key} is of the same layer as {twice}"
+        seen |= {layer[:2]: key for layer in layers or ()}
+    if not lost:
+        return ""
+    naming = next((f" ({name} naming)" for head, name in NAMINGS.items() if lost[0].startswith(head)), "")
+    return f"{len(lost)} of its {len(updates)} layers are none of the model's, first {lost[0]}{naming}"
+
+
+def _odd_shape(update: Update, layers: tuple[Layer, ...]) -> str:
+    """Why an update cannot be added to layers; "" where it can."""
+    (down, up), weights = update.keys, [layer.module.weight for layer in layers]
+    if (has := update.down[0].numel()) != (takes := weights[0][0].numel()):
+        return f"{down} is for {has} inputs, the model has {takes}"
+    if (has := len(update.up)) != (takes := sum(map(len, weights))):
+        return f"{up} is for {has} outputs, the model has {takes}"
+    if update.magnitude is None:
+        return ""
+    shape, ones = tuple(update.magnitude.shape), (1,) * (update.magnitude.ndim - 2)
+    if shape == (1, weights[0].shape[1], *ones) and len(layers) > 1:
+        return f"{up}: a DoRA has lengths of columns here, which several layers of the model share"
+    if shape not in ((takes, 1, *ones), (1, weights[0].shape[1], *ones)):
+        return f"{up}: lengths of a DoRA of shape {shape} are neither of its {takes} rows nor of its columns"
     return ""
 
 
-def _load(pipeline: Any, tensors: Tensors, header: dict[str, str], renamed: bool, file: Path) -> None:
-    """diffusers' loading; alphas may stand in the header too, under names with or without a part's prefix."""
-    facts = header.get("lora_adapter_metadata")
-    if facts is None:
-        pipeline.load_lora_weights(tensors)
-    elif not renamed:
-        pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    else:  # saved by the network itself, and of it alone
-        network, component = pipeline.family.network(pipeline), pipeline.family.kind.component
-        head = f"{component}."
-        facts = {key if key.startswith(head) else f"{head}{key}": value for key, value in json.loads(facts).items()}
-        network.load_lora_adapter(tensors, prefix=component, metadata=facts)
+@torch.no_grad()
+def _add(layers: tuple[Layer, ...], update: Update, scale: float) -> None:
+    """Add scale times an update to the weights of the layers that share its rows, in their own precision."""
+    start = 0
+    for layer in layers:
+        weight = layer.module.weight.data
+        rows = slice(start, start := start + len(weight))
+        down, up = (tensor.to(weight).flatten(1) for tensor in (update.down, update.up[rows]))
+        if weight.device.type == "cpu":  # which multiplies half precision slowly, if at all
+            down, up = down.float(), up.float()
+        weight += ((up @ down) * (update.scale * scale)).to(weight.dtype).reshape(weight.shape)
+        if (magnitude := update.magnitude) is not None:
+            magnitude = magnitude[rows] if len(magnitude) > 1 else magnitude
+            weight.copy_(_of_length(weight.float(), magnitude.to(weight.device).float()))
 
 
-def _not_applied(pipeline: Any, tensors: Tensors) -> list[str]:
-    """Keys whose values no adapter in the pipeline holds: diffusers passes over names that it does not know."""
-    parts = [part for name in PARTS if (part := getattr(pipeline, name, None)) is not None]
-    weights = [weight for part in parts for name, weight in part.named_parameters() if ".lora_" in name]
-    dtypes, held, lost = {weight.dtype for weight in weights}, Counter(map(_digest, weights)), []
-    for key, value in tensors.items():
-        found = next((digest for dtype in dtypes if held[digest := _digest(value.to(dtype))]), None)
-        if found is None:
-            lost.append(key)
-        else:
-            held[found] -= 1  # another key may have the same values
-    return lost
-
-
-def _digest(tensor: torch.Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy().data).digest()
+def _of_length(weight: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Weights (out, in, ...) whose rows or columns are of these lengths, (out, 1, ...) or (1, in, ...)."""
+    row = int(lengths.shape[0] == 1)  # the dimension that the lengths are along
+    others = [i for i in range(weight.ndim) if i != row]
+    along = [-1 if i == row else 1 for i in range(weight.ndim)]
+    return weight * (lengths.reshape(along) / torch.linalg.vector_norm(weight, dim=others, keepdim=True))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError, safe_open
 
 from safetydpo.errors import SafetyDPOError
 
@@ -51,6 +52,17 @@ def variant_of(part: Path) -> str | None:
     variants = {re.sub(r"-\d+-of-\d+$", "", name[1]) for name in names if len(name) > 1}
     plain = any(len(name) == 1 for name in names)
     return None if plain or not variants else min(variants, key=lambda variant: (variant != "fp16", variant))
+
+
+def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors of a user's safetensors file, by its header; SafetyDPOError where it is none."""
+    refuse_pickled(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise SafetyDPOError(f"{file} is not a whole safetensors file ({reason}): replace it by a whole one.") from None
 
 
 def refuse_pickled(file: Path) -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from original_layout import unet_file
 from tiny import make_pipeline
 
 from safetydpo.cli.models import BASES, command_model
@@ -61,6 +62,8 @@ def test_the_base_of_a_transformer_is_known_where_its_config_is_of_one_model(tmp
         "down_blocks.0.attn2.to_k.lora_A.default.weight",
         "lora_unet_down_blocks_0_attn2_to_k.lora_down.weight",
         "unet.down_blocks.0.attn2.processor.to_k_lora.down.weight",
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight",
+        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",  # a whole checkpoint
     ],
 )
 def test_the_base_of_a_lora_is_known_by_its_width_in_every_naming(tmp_path, key):
@@ -68,6 +71,33 @@ def test_the_base_of_a_lora_is_known_by_its_width_in_every_naming(tmp_path, key)
     write_safetensors({up: torch.ones(320, 4), key: torch.ones(4, 1024)}, tmp_path / "l.safetensors", {})
     with pytest.raises(SafetyDPOError, match=BASES[1024]):  # which is not here
         command_model(str(tmp_path / "l.safetensors"), None, "cpu", "float32")
+
+
+@pytest.mark.parametrize("folder", ["", "unet"])
+def test_the_base_of_a_folder_of_peft_is_known_by_its_width(tmp_path, folder):
+    layer = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {f"{layer}.lora_A.weight": torch.ones(4, 2048), f"{layer}.lora_B.weight": torch.ones(320, 4)}
+    write_safetensors(tensors, tmp_path / folder / "adapter_model.safetensors", {})
+    with pytest.raises(SafetyDPOError, match=BASES[2048]):  # which is not here
+        command_model(str(tmp_path), None, "cpu", "float32")
+
+
+def test_the_base_of_a_text_encoder_is_not_to_be_seen_from_it(tiny, tmp_path):
+    """CLIP's own is in Stable Diffusion 1, XL, 3 and FLUX."""
+    load_pipeline(tiny).text_encoder.save_pretrained(tmp_path)
+    with pytest.raises(SafetyDPOError, match="is not to be seen from it: give --base_model"):
+        command_model(str(tmp_path), None, "cpu", "float32")
+
+
+def test_a_checkpoint_is_rendered_on_its_base(rendered, tiny, tmp_path):
+    other = load_pipeline(make_pipeline(tmp_path / "other", seed=4))
+    write_safetensors(unet_file(other.unet), tmp_path / "model.safetensors", {})
+    other.unet.save_pretrained(tmp_path / "published/unet")
+    paths = {"one": tmp_path / "model.safetensors", "two": tmp_path / "published"}
+    one, two = (
+        rendered(THREE, "--base_model", tiny.id, model=path, folder=name)[2]["a.png"] for name, path in paths.items()
+    )
+    assert abs(one - two).max() == 0
 
 
 def test_the_base_of_a_unet_is_known_where_each_block_has_its_width(tmp_path):

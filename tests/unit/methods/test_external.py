@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from original_layout import unet_file
 from tiny import make_pipeline
 
 from safetydpo.config.baselines import Baselines
@@ -11,7 +12,7 @@ from safetydpo.methods.stage import check_external
 from safetydpo.models.lora import save_factors
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
-from safetydpo.storage.files import made_by
+from safetydpo.storage.files import made_by, write_safetensors
 
 # A layer of each network, and the part that it is in.
 LAYERS = {
@@ -51,6 +52,35 @@ def test_external_models_are_known_by_their_files(tiny, tmp_path):
         unet = open_method("external-x", tiny, external(path)).unet
         assert unet.state_dict()["conv_in.weight"].equal(theirs["conv_in.weight"])
     with pytest.raises(SafetyDPOError, match=r"is neither a pipeline .* nor a unet .* nor a LoRA"):
+        open_method("external-x", tiny, external(tmp_path))
+
+
+def test_a_checkpoint_of_one_file_is_an_external_and_a_damaged_or_pickled_one_is_said(tiny, tmp_path):
+    theirs, file = load_pipeline(make_pipeline(tmp_path / "other", "sd15", seed=9)).unet, tmp_path / "m.safetensors"
+    write_safetensors(unet_file(theirs), file, {})
+    unet = open_method("external-x", tiny, external(file)).unet
+    assert all(value.equal(theirs.state_dict()[key]) for key, value in unet.state_dict().items())
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(SafetyDPOError, match=r"m\.safetensors is not a whole safetensors file .*: replace it"):
+        open_method("external-x", tiny, external(file))
+    file.rename(tmp_path / "m.ckpt")
+    with pytest.raises(SafetyDPOError, match=r"m\.ckpt is a pickle"):
+        open_method("external-x", tiny, external(tmp_path / "m.ckpt"))
+
+
+def test_a_network_and_a_lora_in_one_folder_are_both_taken(tiny, tmp_path):
+    theirs = load_pipeline(make_pipeline(tmp_path / "other", "sd15", seed=9)).unet
+    theirs.save_pretrained(tmp_path / "both")
+    save_lora(tmp_path / "both", tiny, "sd15")
+    layer = f"{LAYERS['sd15'][1]}.weight"
+    found = open_method("external-x", tiny, external(tmp_path / "both")).unet.state_dict()
+    assert torch.allclose(found[layer], theirs.state_dict()[layer] + 0.5, atol=1e-6)
+    assert found["conv_in.weight"].equal(theirs.state_dict()["conv_in.weight"])
+
+
+def test_a_lora_that_is_pickled_is_said_to_be(tiny, tmp_path):
+    (tmp_path / "adapter_model.bin").touch()
+    with pytest.raises(SafetyDPOError, match=r"adapter_model\.bin is a pickle"):
         open_method("external-x", tiny, external(tmp_path))
 
 

@@ -69,9 +69,12 @@ def assert_added(found, weights, factors, scale=None):
 
 
 UNET, BARE, KOHYA = "unet.{layer}.{side}.weight", "{layer}.{side}.weight", "lora_unet_{layer}.{side}.weight"
+COMFY = "diffusion_model.{layer}.{side}.weight"
 
 
-@pytest.mark.parametrize("naming", [UNET, BARE, KOHYA, "unet.{layer}.{side}.default.weight", "{layer}.{side}.x.weight"])
+@pytest.mark.parametrize(
+    "naming", [UNET, BARE, KOHYA, COMFY, "unet.{layer}.{side}.default.weight", "{layer}.{side}.x.weight"]
+)
 def test_a_lora_is_read_in_every_naming_of_a_unet(plain, tmp_path, weights, factors, naming):
     assert_added(fused(plain, tmp_path, named(factors, naming)), weights, factors)
 
@@ -119,6 +122,27 @@ def test_a_kohya_lora_on_the_text_encoder_is_applied(plain, tmp_path):
     assert_added(found, before, factors, dict.fromkeys(layers, 1 / 2))
 
 
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [
+        ("unet.{}.lora.down.weight", "unet.{}.lora.up.weight"),
+        ("unet.{}_lora.down.weight", "unet.{}_lora.up.weight"),
+        ("unet.{}.lora_linear_layer.down.weight", "unet.{}.lora_linear_layer.up.weight"),
+    ],
+)
+def test_older_names_of_diffusers_are_read(plain, tmp_path, down, up):
+    """Attention had its LoRA in a processor, and to_out was not numbered."""
+    tensors, expected, draw = {}, {}, torch.Generator().manual_seed(6)
+    for end, old in (("attn1.to_v", "attn1.processor.to_v"), ("attn2.to_out.0", "attn2.processor.to_out")):
+        name = f"{BLOCK}.{end}"
+        weight = plain.unet.get_submodule(name).weight.detach()
+        a, b = torch.randn(2, weight.shape[1], generator=draw), torch.randn(len(weight), 2, generator=draw)
+        tensors |= {down.format(f"{BLOCK}.{old}"): a, up.format(f"{BLOCK}.{old}"): b}
+        expected[name] = weight + b @ a
+    found = fused(plain, tmp_path, tensors, layers=expected)
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+
+
 def test_a_kohya_lora_of_sdxl_is_applied_to_the_blocks_that_it_counts_otherwise(tmp_path):
     """With one layer a block and its downsampler, input block 3 is the first layer of the second."""
     pipeline = load_pipeline(make_pipeline(tmp_path / "xl", "sdxl"))
@@ -131,7 +155,7 @@ def test_a_kohya_lora_of_sdxl_is_applied_to_the_blocks_that_it_counts_otherwise(
     assert torch.allclose(found, weight + b @ a / 4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("naming", "prefix"), [(UNET, "unet."), (BARE, "")])
+@pytest.mark.parametrize(("naming", "prefix"), [(UNET, "unet."), (BARE, ""), (BARE, "unet."), (UNET, "")])
 def test_alpha_in_diffusers_header_scales_too(plain, tmp_path, weights, factors, naming, prefix):
     facts = {"r": 2, "lora_alpha": 4, "rank_pattern": {f"{BLOCK}.attn2.to_k": 3}, "target_modules": list(RANKS)}
     header = {"lora_adapter_metadata": json.dumps({f"{prefix}{key}": value for key, value in facts.items()})}
@@ -161,14 +185,23 @@ def test_a_dora_as_diffusers_saves_it_keeps_its_magnitudes(plain, tmp_path, weig
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        ({"lora_unet_x.dora_scale": (4, 1)}, r"lora_unet_x\.dora_scale is a DoRA in kohya's naming"),
+        ({"lora_unet_x.dora_scale": (4, 1)}, r"lora_unet_x\.dora_scale belongs to no layer"),
         ({"lora_unet_x.hada_w1_a": (4, 2)}, r"hada_w1_a is a LoHa"),
         ({"unet.mid_block.lokr_w1": (2, 2)}, r"lokr_w1 is a LoKr"),
+        ({"lora_unet_x.oft_blocks": (2, 2, 2)}, r"oft_blocks is an OFT"),
+        ({"lora_unet_x.lora_mid.weight": (2, 2, 3, 3)}, r"lora_mid\.weight is a LoCon with a Tucker core"),
         ({"lora_unet_x.diff": (4, 4)}, r"x\.diff is full differences of weights"),
+        ({"unet.x.lora_B.bias": (4,)}, r"lora_B\.bias is a LoRA with biases of its own"),
+        ({"text_encoder.y.lora_embedding_A": (2, 4)}, r"lora_embedding_A is a LoRA on embeddings"),
         ({"unet.conv_in.weight": (4, 4)}, r"unet\.conv_in\.weight is not of a LoRA"),
         ({"unet.y.alpha": ()}, r"unet\.y\.alpha belongs to no layer"),
         ({"unet.y.lora_A.weight": (2, 4)}, r"unet\.y has unet\.y\.lora_A\.weight alone"),
         ({f"unet.{BLOCK}.attn1.to_q.lora_A.b.weight": (2, 16)}, "several adapters"),
+        ({f"unet.{BLOCK}.attn1.to_q.alpha": (2,)}, r"to_q\.alpha is not one number"),
+        (
+            {"unet.y.lora_A.weight": (2, 4), "unet.y.lora_B.weight": (4, 3)},
+            r"lora_B\.weight \(4, 3\) is not for .*\(2, 4\)",
+        ),
     ],
 )
 def test_what_is_no_lora_is_refused_by_its_key(plain, tmp_path, factors, extra, said):
@@ -177,23 +210,21 @@ def test_what_is_no_lora_is_refused_by_its_key(plain, tmp_path, factors, extra, 
 
 
 @pytest.mark.parametrize(
-    ("naming", "said"),
-    [
-        ("base_model.model.{layer}.{side}.weight", r"4 of 4 tensors .*base_model.* \(PEFT's own naming"),
-        ("diffusion_model.{layer}.{side}.weight", r"4 of 4 tensors .*\(ComfyUI's naming\)"),
-    ],
+    ("other", "naming"),
+    [("model.{layer}.{side}.weight", ""), (KOHYA.replace("unet", "unet_o"), r" \(kohya's naming\)")],
 )
-def test_a_lora_of_which_nothing_is_applied_is_refused_with_its_naming(plain, tmp_path, factors, naming, said):
-    with pytest.raises(SafetyDPOError, match=said):
-        fused(plain, tmp_path, named(factors, naming))
-
-
-@pytest.mark.parametrize("other", [BARE.replace("{layer}", "model.{layer}"), "lora_unet_other_{layer}.{side}.weight"])
-def test_a_lora_of_which_a_part_is_not_applied_is_refused(plain, tmp_path, factors, other):
+def test_a_lora_of_which_a_part_is_not_applied_is_refused(plain, tmp_path, factors, other, naming):
     """The part has the values of one that is applied: only its name is unknown."""
     first = {BLOCK + ".attn1.to_q": factors[BLOCK + ".attn1.to_q"]}
-    with pytest.raises(SafetyDPOError, match=r"2 of 6 tensors of the LoRA .* name no layer of the model, first"):
+    said = rf"another model \(1 of its 3 layers are none of the model's, first \S+{naming}\)"
+    with pytest.raises(SafetyDPOError, match=said):
         fused(plain, tmp_path, named(factors, KOHYA if "lora" in other[:4] else UNET) | named(first, other))
+
+
+def test_a_layer_that_a_file_holds_under_two_names_is_not_added_twice(plain, tmp_path, factors):
+    both = named(factors, UNET) | named({f"{BLOCK}.attn2.to_k": factors[f"{BLOCK}.attn2.to_k"]}, KOHYA)
+    with pytest.raises(SafetyDPOError, match=r"attn2\S+ is of the same layer as \S+attn2\S+"):
+        fused(plain, tmp_path, both)
 
 
 def test_a_lora_with_nan_is_refused_by_its_key(plain, tmp_path, factors):
@@ -244,24 +275,6 @@ def test_alpha_over_rank_scales_a_transformers_layer(other, layer, pair, tmp_pat
     assert_added(found, dict([layer]), pair, {layer[0]: 6 / 2})
 
 
-def test_a_kohya_lora_of_flux_is_applied_where_a_key_is_one_layer_and_refused_where_it_is_three(tmp_path):
-    pipeline = load_pipeline(make_pipeline(tmp_path / "p", "flux-dev"))
-    name, draw = "transformer_blocks.0.attn.to_out.0", torch.Generator().manual_seed(1)
-    weight = pipeline.transformer.get_submodule(name).weight.detach()
-    a, b = torch.randn(4, weight.shape[1], generator=draw), torch.randn(len(weight), 4, generator=draw)
-    stem = "lora_unet_double_blocks_0_img_attn_{}"
-    one = {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b, f"{stem}.alpha": torch.tensor(1.0)}
-    tensors = {key.format("proj"): tensor for key, tensor in one.items()}
-    found = fused(pipeline, tmp_path, tensors, layers=[name], part="transformer")[name]
-    assert torch.allclose(found, weight + b @ a / 4, atol=1e-5)
-    tensors = {key.format("qkv"): tensor for key, tensor in one.items()}
-    tensors[f"{stem}.lora_up.weight".format("qkv")] = torch.cat([b, 2 * b, 3 * b])
-    with pytest.raises(
-        SafetyDPOError, match=r"attn_qkv\.lora_up\.weight \(kohya's naming\): take a LoRA of this model"
-    ):
-        fused(pipeline, tmp_path, tensors, part="transformer")
-
-
 @pytest.mark.parametrize(
     ("naming", "prefix", "facts", "scale"),
     [
@@ -293,8 +306,8 @@ def test_a_lora_that_the_transformer_saved_itself_is_read(other, layer, tmp_path
     ("naming", "said"),
     [
         (UNET, "another model .*it is a unet's, the model has a transformer"),
-        (KOHYA, "LoRA .* (does not fit the model|name no layer of the model)"),
-        (BARE, "LoRA .* (does not fit the model|name no layer of the model)"),
+        (KOHYA, "is of another model .*layers are none of the model's"),
+        (BARE, "is of another model .*layers are none of the model's"),
     ],
 )
 def test_the_lora_of_a_unet_is_refused_by_a_transformer(other, tmp_path, factors, naming, said):
@@ -307,7 +320,7 @@ def test_the_lora_of_a_unet_is_refused_by_a_transformer(other, tmp_path, factors
     ("naming", "said"),
     [
         (DIT, "another model .*it is a transformer's, the model has a unet"),
-        (BARE, "LoRA .* (does not fit the model|name no layer of the model)"),
+        (BARE, "is of another model .*layers are none of the model's"),
     ],
 )
 def test_the_lora_of_a_transformer_is_refused_by_a_unet(plain, pair, tmp_path, naming, said):

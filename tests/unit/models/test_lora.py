@@ -191,11 +191,20 @@ def test_a_lora_of_another_width_is_refused_by_its_first_wrong_key(tiny, tmp_pat
     assert f"unet.{module}.lora_A.weight is for {a.shape[1] + 5} inputs, the model has {a.shape[1]}" in str(error.value)
 
 
-def test_a_lora_in_another_layout_names_the_key_it_lacks(tmp_path):
-    write_safetensors({"unet.mid.to_q.lora_down.weight": torch.ones(1, 1)}, tmp_path / FILE, {})
-    with pytest.raises(
-        SafetyDPOError, match=r"not the LoRA of a unet in diffusers' layout: .*unet\.mid\.to_q\.lora_A\.weight"
-    ):
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["unet.mid.to_q.lora_down.weight"], r"it has no unet\.mid\.to_q\.lora_A\.weight"),
+        (["lora_unet_mid_to_q.lora_down.weight", "lora_unet_mid_to_q.lora_up.weight"], "it holds lora_unet_mid_to_q"),
+        (["unet.mid.to_q.lora.down.weight", "unet.mid.to_q.lora.up.weight"], r"it holds unet\.mid\.to_q\.lora\.down"),
+        (["base_model.model.mid.to_q.lora_A.weight", "base_model.model.mid.to_q.lora_B.weight"], "it .*base_model"),
+        (["unet.conv_in.weight"], r"it (holds unet\.conv_in\.weight|has no lora_A)"),
+        ([], "it has no lora_A"),
+    ],
+)
+def test_a_lora_in_another_layout_is_refused_and_never_empty(tmp_path, keys, said):
+    write_safetensors({key: torch.ones(1, 1) for key in keys}, tmp_path / FILE, {})
+    with pytest.raises(SafetyDPOError, match=f"not the LoRA of a unet in diffusers' layout: {said}"):
         load_factors(tmp_path, "unet")
 
 
