@@ -12,7 +12,7 @@
 #   features/<category>/<shard>.safetensors    VAE posteriors and text embeddings
 #   retain/                                    the preservation term's prompts, images, features
 #   experts/<category>/                        LoRA, training.parquet, README.md (also all-single)
-#   merged/<strategy>/                         LoRA, README.md (co-merge: coactivation.parquet)
+#   merged/<strategy>/                         LoRA, README.md (co-merge: coactivation.parquet, fusion: covariances.safetensors)
 #   baselines/<method>/weights.safetensors     weights of the network that ESD or UCE changed
 #   tuning/<method>.parquet, .json             curve over the LoRA scale, and the scale chosen
 #   benchmarks/<benchmark>.parquet             prompts to report on
@@ -25,6 +25,7 @@
 #   agreement.parquet, thresholds.parquet      how far verdicts agree; IP over each judge's threshold
 #   ablation/<study>-<variant>/                experts trained otherwise, and their merge (snakemake ablation_<study>)
 #   tables/  figures/  report.html             what people read
+#   export/<method>/<format>/                  a method as files that others use, with a card (not of `rule all`)
 #   timings/<rule>/                            seconds and memory of every job
 #
 # Methods and benchmarks are explained in README.md, config keys in config/README.md.
@@ -46,6 +47,7 @@ include: "workflow/rules/attacks.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/ablation.smk"
+include: "workflow/rules/export.smk"
 
 
 rule all:

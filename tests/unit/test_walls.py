@@ -19,7 +19,7 @@ FLOORS = (
     ("llm",),
     ("models", "judges"),
     ("prompts", "features", "methods"),
-    ("images", "training", "baselines", "attacks", "evaluation"),
+    ("images", "training", "baselines", "attacks", "evaluation", "export"),
     ("merging", "report"),
     ("cli", "demo.making"),
 )

@@ -7,7 +7,9 @@ from safetydpo.config.checks import lacks_retain_prompts, lacks_tuning_prompts
 from safetydpo.config.loading import planned_config
 from safetydpo.config.versions import MACHINE_KEYS, STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
+from safetydpo.export.registry import asked_for, refuse_family
 from safetydpo.methods.registry import ERASERS, method_of
+from safetydpo.models.families.registry import kind_of
 
 try:
     CFG = planned_config(config, workflow.configfiles)
@@ -36,7 +38,7 @@ os.environ.update(SAFETYDPO_ROOT=str(workflow.basedir))
 
 
 wildcard_constraints:
-    category="|".join(CATEGORIES),
+    category="|".join(CATEGORIES) or "none",
     expert="|".join([*CATEGORIES, "all-single"]),
     strategy="|".join(CFG.merge.strategies),
     method="|".join(CFG.methods()),
@@ -98,6 +100,17 @@ def method_inputs(wildcards):
     if method.kind.of == "name":
         inputs["external"] = f"{RUN}/externals/{method.variant}.json"  # that it can be opened
     return inputs
+
+
+def export_inputs(wildcards):
+    """What an export is made of; one sentence, before the first job, where it cannot be had."""
+    try:
+        _, form = asked_for(wildcards.method, wildcards.format)
+        if kind := kind_of(CFG.model.index() or {}):
+            refuse_family(form, kind, CFG.model.id)
+    except SafetyDPOError as error:
+        sys.exit(str(error))
+    return method_inputs(wildcards) | {"metrics": present(f"{RUN}/metrics.parquet")}
 
 
 def train_params(train):

@@ -1,4 +1,6 @@
-"""Commands for people: `safetydpo summary | seeds | config-docs | model-docs`, published inference.py and test.py."""
+"""Commands for people: `safetydpo summary | seeds | audit | export | config-docs | model-docs`, published inference.py
+and test.py.
+"""
 
 import argparse
 import sys
@@ -36,6 +38,8 @@ def _model_docs(args: argparse.Namespace) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, run, print; a SafetyDPOError is one line on stderr and exit status 1."""
+    from safetydpo.cli import audit, export
+
     parser = argparse.ArgumentParser(prog="safetydpo", description="Text-to-image safety alignment")
     commands = parser.add_subparsers(required=True)
     summary = commands.add_parser("summary", help="main table of a run, and where its report is")
@@ -44,13 +48,19 @@ def main(argv: list[str] | None = None) -> None:
     seeds = commands.add_parser("seeds", help="tables over runs of several seeds, as Markdown")
     seeds.add_argument("runs", type=Path, nargs="+", help="run folders, such as results/demo results/demo-1")
     seeds.set_defaults(do=_seeds)
+    audited = commands.add_parser("audit", help="how often a model draws what it should not: one page, no training")
+    audit.arguments(audited)
+    audited.set_defaults(do=audit.run)
+    exported = commands.add_parser("export", help="a method of a run as files that others use, with a model card")
+    export.arguments(exported)
+    exported.set_defaults(do=export.run)
     docs = commands.add_parser("config-docs", help="config/README.md, from the schema")
     docs.set_defaults(do=_config_docs)
     docs = commands.add_parser("model-docs", help="the tables of docs/models.md, from the registries")
     docs.add_argument("page", type=Path, help="docs/models.md")
     docs.set_defaults(do=_model_docs)
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         print(args.do(args))
     except SafetyDPOError as error:
         sys.exit(str(error))

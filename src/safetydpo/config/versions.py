@@ -16,7 +16,8 @@ STAGE_VERSION = {
     "attack": 3,
     "score": 4,
     "metrics": 3,
-    "report": 4,
+    "report": 5,
+    "export": 1,
 }
 SERVER_KEYS = {
     "base_url",

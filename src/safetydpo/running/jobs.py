@@ -101,8 +101,13 @@ def _judges(snakemake: Any) -> dict[str, Any]:
 def scale_of(snakemake: Any) -> float:
     """The LoRA scale that tuning chose; 1 for methods that are not tuned. SafetyDPOError if its file is not whole."""
     path = snakemake.input.get("scale")
+    return scale_in(path) if path else 1.0
+
+
+def scale_in(path: Path | str) -> float:
+    """The LoRA scale in the file that tuning wrote; SafetyDPOError if that is not whole."""
     try:
-        scale = float(json.loads(Path(path).read_text(encoding="utf-8"))["scale"]) if path else 1.0
+        scale = float(json.loads(Path(path).read_text(encoding="utf-8"))["scale"])
     except (ValueError, KeyError, TypeError):
         scale = math.nan
     if not math.isfinite(scale):  # JSON's NaN too

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -71,6 +72,33 @@ def _renamed(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_folder(path: Path | str) -> Iterator[Path]:
+    """As whole_file, for a folder: it takes the place of one that is there."""
+    path = Path(path)
+    temporary = _temporary(path)
+    old = temporary.with_name(f"{temporary.name.removesuffix('.tmp')}.old")
+    try:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(path.parent, _start(path))
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                with suppress(IsADirectoryError), file.open("rb") as written:
+                    os.fsync(written.fileno())
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+    except SafetyDPOError as error:  # of a file in it, which will not be there
+        raise SafetyDPOError(str(error).replace(str(temporary), str(path))) from None
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
 def _writing(path: Path | str) -> Iterator[None]:
     try:
         yield
@@ -83,11 +111,14 @@ def _writing(path: Path | str) -> Iterator[None]:
 
 def remove_unfinished(folder: Path, start: str) -> None:
     """Remove what killed processes of this machine left of files whose names start so; the living write on."""
-    for left in folder.glob(f".{glob.escape(start)}*@*.tmp"):
-        begin, _, host = left.name.removesuffix(".tmp").rpartition("@")
+    for left in (*folder.glob(f".{glob.escape(start)}*@*.tmp"), *folder.glob(f".{glob.escape(start)}*@*.old")):
+        begin, _, host = left.name.rpartition(".")[0].rpartition("@")
         number = begin.rpartition(".")[2]
         if host == _host() and number.isdigit() and not _lives(int(number)):
-            left.unlink(missing_ok=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:

@@ -1,0 +1,1 @@
+"""A run's methods leave the workflow: a format a file, and the card that lies beside each."""

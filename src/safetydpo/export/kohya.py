@@ -1,0 +1,156 @@
+"""A LoRA in kohya's naming: modules as sd-scripts trains them, whose queries, keys and values may be one weight."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from safetydpo.errors import SafetyDPOError
+from safetydpo.export.factors import Pair, in_precision, update_of
+from safetydpo.export.header import architecture_of, is_xl, modelspec, training_of
+from safetydpo.export.ldm import unet_name
+from safetydpo.export.request import Asked, Made
+from safetydpo.models.index import UNREADABLE
+from safetydpo.models.lora import Factors
+from safetydpo.models.pipeline import load_pipeline
+from safetydpo.storage.files import write_safetensors
+
+FILE = "lora.safetensors"
+HEAD = "lora_unet_"
+LOAD = """ComfyUI: put `lora.safetensors` into `models/loras`, node `Load LoRA`, strength 1. A1111: into `models/Lora`,
+then `<lora:NAME:1>` in the prompt. diffusers:
+
+```python
+pipe.load_lora_weights("this folder", weight_name="lora.safetensors")
+```"""
+# Layers of FLUX and Z-Image that are one weight in their original layout -> that weight's name there.
+QKV, TEXT_QKV = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
+FLUX_BLOCKS = {
+    "attn.to_out.0": "img_attn_proj",
+    "attn.to_add_out": "txt_attn_proj",
+    "ff.net.0.proj": "img_mlp_0",
+    "ff.net.2": "img_mlp_2",
+    "ff_context.net.0.proj": "txt_mlp_0",
+    "ff_context.net.2": "txt_mlp_2",
+    "norm1.linear": "img_mod_lin",
+    "norm1_context.linear": "txt_mod_lin",
+}
+FLUX_SINGLE_BLOCKS = {"proj_out": "linear2", "norm.linear": "modulation_lin"}
+
+
+class Place(NamedTuple):
+    """Where a layer is in the original layout: the module's name, and the layers that it is made of, in order."""
+
+    name: str
+    layers: tuple[str, ...]
+
+
+def _unet(layer: str, config: Any) -> Place:
+    """sd-scripts trains SD 1.x and 2.x as diffusers has them, XL in its original layout."""
+    name = unet_name(f"{layer}.weight", config).removesuffix(".weight") if is_xl(config) else layer
+    return Place(name.replace(".", "_"), (layer,))
+
+
+def _flux(layer: str, config: Any) -> Place:
+    del config
+    if match := re.fullmatch(r"(transformer_blocks\.(\d+))\.(.+)", layer):
+        block, head, rest = match[1], f"double_blocks_{match[2]}", match[3]
+        for stream, names in (("img", QKV), ("txt", TEXT_QKV)):
+            if rest.removeprefix("attn.") in names:
+                return Place(f"{head}_{stream}_attn_qkv", tuple(f"{block}.attn.{name}" for name in names))
+        return Place(f"{head}_{FLUX_BLOCKS[rest]}", (layer,))
+    if match := re.fullmatch(r"(single_transformer_blocks\.(\d+))\.(.+)", layer):
+        block, head, rest = match[1], f"single_blocks_{match[2]}", match[3]
+        if rest in (*(f"attn.{name}" for name in QKV), "proj_mlp"):
+            return Place(f"{head}_linear1", (*(f"{block}.attn.{name}" for name in QKV), f"{block}.proj_mlp"))
+        return Place(f"{head}_{FLUX_SINGLE_BLOCKS[rest]}", (layer,))
+    raise KeyError(layer)
+
+
+def _z_image(layer: str, config: Any) -> Place:
+    del config
+    block, found, rest = layer.partition(".attention.")
+    if found and rest in QKV:
+        return Place(f"{block.replace('.', '_')}_attention_qkv", tuple(f"{block}.attention.{name}" for name in QKV))
+    return Place(layer.replace(".to_out.0", ".out").replace(".", "_"), (layer,))
+
+
+PLACES = {"unet": _unet, "flux": _flux, "z-image": _z_image}
+
+
+def joined(parts: list[Pair | None], outputs: list[int]) -> Pair:
+    """Factors of one weight that is made of several, of equal rank each, since that is how they are told apart again.
+
+    parts: (r, in) and (out, r) of each, None where it does not change; outputs: how many each has.
+    """
+    known = [part for part in parts if part is not None]
+    if len(parts) == 1:
+        return known[0]
+    rank = max(len(a) for a, _ in known)
+    down = known[0][0].new_zeros(len(parts) * rank, known[0][0].shape[1])
+    up = down.new_zeros(sum(outputs), len(parts) * rank)
+    for i, part in enumerate(parts):
+        if part is not None:
+            a, b = part
+            down[i * rank : i * rank + len(a)] = a
+            up[sum(outputs[:i]) : sum(outputs[: i + 1]), i * rank : i * rank + len(a)] = b
+    return down, up
+
+
+def kohya_tensors(factors: Factors, network: Any, family: str) -> dict[str, torch.Tensor]:
+    """The tensors of a file; KeyError with a layer that has no place in it."""
+    places = dict.fromkeys(PLACES[family](layer, network.config) for layer in sorted(factors))
+    tensors = {}
+    for place in places:
+        outputs = [len(network.get_submodule(layer).weight) for layer in place.layers]
+        down, up = joined([factors.get(layer) for layer in place.layers], outputs)
+        facts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(float(len(down)))}
+        tensors |= {f"{HEAD}{place.name}.{name}": value.contiguous() for name, value in facts.items()}
+    return tensors
+
+
+def make(asked: Asked) -> Made:
+    """The update of the method, its scale folded in; SafetyDPOError where diffusers would read another one back."""
+    update, pipeline = update_of(asked), load_pipeline(asked.model("float32"))
+    factors, network = in_precision(update.factors, asked.dtype), pipeline.family.network(pipeline)
+    try:
+        tensors = kohya_tensors(factors, network, pipeline.family.kind.name)
+    except KeyError as error:
+        raise SafetyDPOError(f"kohya's naming has no {error.args[0]}, which {asked.method.name} changes.") from None
+    if fault := misread(pipeline, tensors, factors):
+        raise SafetyDPOError(
+            f"kohya cannot be had of {asked.model_name}: diffusers does not read the file back as it is meant "
+            f"({fault}); take `lora`."
+        )
+    rank = max(len(tensor) for name, tensor in tensors.items() if name.endswith("lora_down.weight"))
+    name = architecture_of(pipeline)
+    header = training_of(name, rank) | modelspec(name, asked, adapter=True, diffusers_keys=False)
+
+    def save(folder: Any) -> None:
+        write_safetensors(tensors, folder / FILE, {"format": "pt", **header, **asked.header})
+
+    return Made(save, LOAD, update.notes(asked.rank))
+
+
+@torch.no_grad()
+def misread(pipeline: Any, tensors: Mapping[str, torch.Tensor], factors: Factors) -> str:
+    """How the change that diffusers' own loading makes of a file differs from the factors; "" where it does not."""
+    network = pipeline.family.network(pipeline)
+    try:
+        pipeline.load_lora_weights({name: tensor.clone() for name, tensor in tensors.items()}, adapter_name="read")
+    except (*UNREADABLE, KeyError, AssertionError, RuntimeError) as error:
+        return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+    read = {}
+    for layer, module in network.named_modules():
+        if "read" in getattr(module, "lora_A", {}):
+            read[layer] = module.get_delta_weight("read").float()
+    pipeline.unload_lora_weights()
+    for layer in sorted(read.keys() | factors.keys()):
+        a, b = (factor.float() for factor in factors.get(layer, (torch.zeros(1, 1), torch.zeros(1, 1))))
+        meant = (b.flatten(1) @ a.flatten(1)).reshape(len(b), *a.shape[1:])
+        if layer not in read:
+            return f"it leaves out {layer}"
+        if not torch.allclose(read[layer], meant if layer in factors else torch.zeros(()), atol=1e-5, rtol=1e-4):
+            return f"it reads another {layer}"
+    return ""

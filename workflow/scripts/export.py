@@ -1,0 +1,10 @@
+from pathlib import Path
+
+from safetydpo.config.loading import load_config
+from safetydpo.running.jobs import job
+
+with job(snakemake) as say:
+    from safetydpo.export.stage import export
+
+    config, names = load_config(snakemake.config), snakemake.wildcards
+    say(export(config, Path(config.folder), names.method, names.format, Path(snakemake.output[0])))
