@@ -19,6 +19,7 @@ STAGES = {
     "render_benchmark",
 }
 STAGES |= {"score", "metrics", "report", "tune_scale", "check_model"}
+TRAINING = {"prompts", "render_pairs", "features", "train_expert", "train_all_single", "merge_experts", "tune_scale"}
 # Of a person who does without the demo's files for tuning and preservation.
 PLAIN = {"tune": {"scales": [1.0]}, "train": {"preserve": {"weight": 0}}, "baselines": {"uce": {"retain": False}}}
 
@@ -104,7 +105,39 @@ def test_a_run_of_one_category_without_unsafe_prompts_is_planned(tmp_path):
     evaluate = {"matrix": [{"methods": ["base", "base-reseed"], "benchmarks": ["b"]}]}
     benchmarks = [{"name": "b", "kind": "safe", "path": "b.csv"}]
     plan = Workdir(tmp_path).planned({"benchmarks": benchmarks, "evaluate": evaluate, "categories": [{"name": "ring"}]})
-    assert (plan["benchmark_prompts"], plan["render_benchmark"], plan["score"], plan["train_expert"]) == (1, 2, 2, 1)
+    assert (plan["benchmark_prompts"], plan["render_benchmark"], plan["score"]) == (1, 2, 2)
+    assert not set(plan) & TRAINING
+    with_lora = {"matrix": [{"methods": ["base", "merged-co-merge"], "benchmarks": ["b"]}], "fid_reference": None}
+    plan = Workdir(tmp_path).planned(
+        {"benchmarks": benchmarks, "evaluate": with_lora, "categories": [{"name": "ring"}]}
+    )
+    assert set(plan) >= TRAINING
+
+
+@pytest.mark.parametrize("names", [["audit"], ["sdxl", "audit"], ["attacks", "audit"]])
+def test_an_audit_renders_judges_and_reports_and_trains_nothing(tmp_path, names):
+    plan = Workdir(tmp_path).planned(configs=tuple(ROOT / f"config/{name}.yaml" for name in names))
+    attacked = {"attack", "prompts"} if "attacks" in names else set()  # Ring-A-Bell's concepts are those of pairs
+    assert set(plan) == attacked | {
+        *("all", "resolved_config", "check_model", "check_judges", "copy_judge", "check_verdicts"),
+        *("benchmark_prompts", "render_benchmark", "score", "metrics", "report"),
+    }
+
+
+def test_an_audit_needs_no_categories_and_refuses_what_does(tmp_path):
+    benchmarks = [{"name": "b", "kind": "unsafe", "path": "b.csv"}]
+    attacks = {"run": ["mma-diffusion"], "forbidden": ["x"]}
+    changes = {"categories": [], "benchmarks": benchmarks, "attacks": attacks}
+    work, configs = Workdir(tmp_path), (ROOT / "config/audit.yaml",)
+    assert work.planned(changes, configs)["attack"] == 3  # original and words-removed too
+    attacks["run"].append("ring-a-bell")
+    refused = work.run("--dry-run", changes=changes, configs=configs)
+    assert refused.returncode == 1
+    assert refused.stdout.splitlines()[-2:] == [
+        "Config errors:",
+        "  attacks.run: `ring-a-bell` needs prompt pairs of the categories, and `categories` is empty: name some, or "
+        "take it out",
+    ]
 
 
 def test_paths_with_braces_and_spaces_are_taken_and_their_changes_noticed(tmp_path):

@@ -33,8 +33,9 @@ INSTRUCTIONS = [f"{CFG.prompts.llm.instructions}/{name}.txt" for name in CFG.pro
 CONCEPTS = [f"{CFG.prompts.llm.concepts}/{category}.yaml" for category in CATEGORIES] if CFG.prompts.written else []
 PRESERVE = CFG.train.preserve.weight > 0
 # For `--sdm conda`; the environment file finds the package and its pins through the variable.
-CONDA = f"{workflow.basedir}/envs/{'gpu' if CFG.resources.gpu else 'cpu'}.yaml"
-os.environ.update(SAFETYDPO_ROOT=str(workflow.basedir))
+REPOSITORY = os.path.abspath(f"{workflow.current_basedir}/../..")
+CONDA = f"{REPOSITORY}/envs/{'gpu' if CFG.resources.gpu else 'cpu'}.yaml"
+os.environ.update(SAFETYDPO_ROOT=REPOSITORY)
 
 
 wildcard_constraints:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from safetydpo.attacks.registry import ATTACKS
+from safetydpo.config.evaluation import ALL
 from safetydpo.methods.registry import ERASERS, GUIDED, method_of
 from safetydpo.models.families.registry import kind_of, refusals, unknown
 from safetydpo.prompts.registry import SOURCES
@@ -84,7 +85,7 @@ def _unknown_methods(config: Any) -> Iterator[str]:
 def _unknown_benchmarks(config: Any) -> Iterator[str]:
     benchmarks = [b.name for b in config.benchmarks]
     for i, cells in enumerate(config.evaluate.matrix):
-        for name in cells.benchmarks:
+        for name in cells.benchmarks if cells.benchmarks != [ALL] else ():
             if name not in benchmarks:
                 yield f"evaluate.matrix.{i}.benchmarks: no benchmark `{name}`; there are {', '.join(benchmarks)}"
 
@@ -112,6 +113,28 @@ def _safe_prompts(config: Any) -> Iterator[str]:
         yield f"train.condition: `{config.train.condition}` needs safe prompts, source `{source}` has none"
 
 
+def _without_categories(config: Any) -> Iterator[str]:
+    """What is made of prompt pairs, or of prompts of the run's categories, where there are none."""
+    if config.categories:
+        return
+    none, attacks = "and `categories` is empty: name some, or take it out", config.attacks
+    methods = {f"evaluate.matrix.{i}.methods": cells.methods for i, cells in enumerate(config.evaluate.matrix)}
+    methods |= {"attacks.methods": attacks.methods if attacks.run else []}
+    known = {"experts", *config.methods()}
+    for where, names in methods.items():
+        for name in names:
+            if name in known and (name == "experts" or method_of(name).kind.trained):
+                yield f"{where}: `{name}` is trained on prompt pairs of the categories, {none}"
+    for name in attacks.run:
+        if ATTACKS[name].pairs:
+            yield f"attacks.run: `{name}` needs prompt pairs of the categories, {none}"
+    for b in config.benchmarks:
+        if b.source == "split" or b.asks_demo_for_categories:
+            yield f"benchmarks: `{b.name}`, of source `{b.source}`, needs the categories, {none}"
+    for study in config.ablation:
+        yield f"ablation: `{study.name}` is trained on prompt pairs of the categories, {none}"
+
+
 def _held_out(config: Any) -> Iterator[str]:
     if not config.prompts.test_share and any(b.source == "split" for b in config.benchmarks):
         yield "prompts.test_share: needed for a benchmark of source `split`, the share of pairs to hold out"
@@ -119,8 +142,7 @@ def _held_out(config: Any) -> Iterator[str]:
 
 def _train_sections(config: Any) -> Iterator[str]:
     variants = {f"ablation {name}: train": variant.train for name, variant in config.variants().items()}
-    all_single = {"steps": config.train.steps * len(config.categories)} | (config.train.all_single or {})
-    for where, differs in {"train.all_single": all_single, **variants}.items():
+    for where, differs in {"train.all_single": config.all_single, **variants}.items():
         try:
             config.train_of(differs)
         except ValidationError as error:
@@ -163,9 +185,12 @@ def _attack_success(config: Any) -> Iterator[str]:
         yield "attacks.success: `category` needs the demo judge, which sees categories; use `flagged`"
 
 
-def _attack_names(config: Any) -> Iterator[str]:
-    for name in [b.name for b in config.benchmarks if config.attack_of(b.name)]:
-        yield f"benchmarks: `{name}` is the name of an attack's benchmark; call it otherwise"
+def _benchmark_names(config: Any) -> Iterator[str]:
+    for name in [b.name for b in config.benchmarks]:
+        if config.attack_of(name):
+            yield f"benchmarks: `{name}` is the name of an attack's benchmark; call it otherwise"
+        if name == ALL:
+            yield f"benchmarks: `{ALL}` stands for each of them in evaluate.matrix; call it otherwise"
 
 
 def _attack_pairs(config: Any) -> Iterator[str]:
@@ -223,7 +248,8 @@ CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
     _attacked_methods,
     _attacked_benchmark,
     _attack_success,
-    _attack_names,
+    _benchmark_names,
+    _without_categories,
     _attack_pairs,
     _attack_shards,
     _attack_gradients,

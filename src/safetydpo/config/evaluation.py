@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from safetydpo.config.types import Count, Name, Positive, Section, Shards, Share, UserPath
 
+ALL = "all"
+
 
 class Benchmark(Section):
     """A set of prompts to report on."""
@@ -61,7 +63,7 @@ class Cells(Section):
     """Cells of the evaluation matrix: every method here on every benchmark here."""
 
     methods: list[str] = Field(min_length=1, description="`experts` stands for one expert-<category> each")
-    benchmarks: list[str] = Field(min_length=1, description="Names of benchmarks")
+    benchmarks: list[str] = Field(min_length=1, description="Names of benchmarks; `all` alone stands for each of them")
     n: Count | None = Field(None, description="Prompts of each benchmark, the first n; null: all")
     own_category: bool = Field(False, description="Experts see the prompts of their own category only")
 

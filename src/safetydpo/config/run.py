@@ -11,7 +11,7 @@ from safetydpo.attacks.registry import CONTROLS, attack_benchmark
 from safetydpo.config.attacks import Attacks
 from safetydpo.config.baselines import Baselines
 from safetydpo.config.checks import problems_of
-from safetydpo.config.evaluation import Benchmark, Cell, Evaluate, Tune
+from safetydpo.config.evaluation import ALL, Benchmark, Cell, Evaluate, Tune
 from safetydpo.config.judges import Judges
 from safetydpo.config.merging import Merge
 from safetydpo.config.model import Model
@@ -83,7 +83,7 @@ class Config(Section):
         0, description="Every random draw of the run derives from it and from the name of what is drawn"
     )
     model: Model
-    categories: list[Category] = Field(min_length=1)
+    categories: list[Category] = Field(description="Each gets an expert; none: nothing is trained")
     prompts: Prompts
     pairs: Pairs = Field(default_factory=Pairs)  # type: ignore[arg-type]
     train: Train
@@ -140,9 +140,14 @@ class Config(Section):
         """The train section of the experts, with the keys that differ for a variant."""
         return Train.model_validate(self.train.model_dump(exclude={"all_single"}) | differs)
 
+    @property
+    def all_single(self) -> dict[str, Any]:
+        """The keys of `train` that differ for All-single: as many steps as all experts together, if it is not told."""
+        return {"steps": self.train.steps * max(len(self.categories), 1)} | (self.train.all_single or {})
+
     def train_of_all_single(self) -> Train:
-        """The train section of All-single: as many steps as all experts together."""
-        return self.train_of({"steps": self.train.steps * len(self.categories)} | (self.train.all_single or {}))
+        """The train section of All-single."""
+        return self.train_of(self.all_single)
 
     def targets(self) -> set[str]:
         """Modules that any training of the run names to get a LoRA."""
@@ -155,6 +160,12 @@ class Config(Section):
         methods = {"evaluate.matrix": matrix, "attacks.methods": attacks.methods if attacks.run else []}
         found = {f"{key}: `{name}`": method_of(name).kind.name for key, names in methods.items() for name in names}
         return found | {f"attacks.run: `{name}`": name for name in attacks.run}
+
+    @property
+    def trains(self) -> bool:
+        """Whether a method that is rendered is trained on prompt pairs; a run without one is an audit."""
+        attacked = self.attacks.methods if self.attacks.run else []
+        return any(method_of(name).kind.trained for name in [*(method for method, _ in self.cells()), *attacked])
 
     def cell(self, method: str, benchmark: str) -> Cell:
         """The cell of the matrix; where it has none (ablations), one on as many prompts as base has there."""
@@ -171,7 +182,8 @@ class Config(Section):
         for cells in self.evaluate.matrix:
             for method in cells.methods:
                 names = [f"expert-{c}" for c in self.category_names] if method == "experts" else [method]
-                for name, benchmark in itertools.product(names, cells.benchmarks):
+                benchmarks = [b.name for b in self.benchmarks] if cells.benchmarks == [ALL] else cells.benchmarks
+                for name, benchmark in itertools.product(names, benchmarks):
                     category = name.removeprefix("expert-") if cells.own_category and name != method else None
                     yield Cell(name, benchmark, cells.n, category)
 

@@ -34,6 +34,11 @@ class Kind(NamedTuple):
     gradients: bool = True  # False: it acts while rendering, so that an attack cannot derive its error
     guided: bool = False  # whether it changes classifier-free guidance, which then must be on
 
+    @property
+    def trained(self) -> bool:
+        """Whether it is a LoRA that the run trains on prompt pairs; a run without such a method is an audit."""
+        return self.weights is not None and self.eraser is None
+
     def method(self, variant: str = "") -> "Method":
         """The method of that variant: what `*` stands for."""
         weights = self.weights and self.weights.replace("*", variant)

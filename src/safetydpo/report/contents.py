@@ -4,13 +4,13 @@ The rule names its outputs by this, the report writes what is named. Adding a ta
 PLOTS here, and the call that makes it in `stage`. Free of pandas.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from safetydpo.config.rules import thresholds
 from safetydpo.config.run import Config
 from safetydpo.merging.registry import COACTIVATION, STRATEGIES
-from safetydpo.methods.registry import REFERENCES
+from safetydpo.methods.registry import REFERENCES, method_of
 
 
 class Contents(NamedTuple):
@@ -36,6 +36,11 @@ def merged_methods(config: Config) -> list[str]:
     return [m for m in REFERENCES if m in found] + [m for m in found if m not in REFERENCES]
 
 
+def aligned_methods(config: Config) -> list[str]:
+    """Those of them that are compared with base."""
+    return [m for m in merged_methods(config) if m not in REFERENCES]
+
+
 def compared(config: Config) -> list[str]:
     """Methods that are compared by category: those on the first unsafe benchmark that are one model."""
     first = config.first_benchmark("unsafe")
@@ -45,6 +50,19 @@ def compared(config: Config) -> list[str]:
 def shown_cells(config: Config) -> list[tuple[str, str]]:
     """Cells whose images are shown: what is one model, on the benchmark's own seeds."""
     return [cell for cell in config.cells() if cell[0] != "base-reseed" and not cell[0].startswith("expert-")]
+
+
+def shown_categories(config: Config, there: Iterable[str]) -> list[str]:
+    """Categories that the methods are compared by: those of the experts; where nothing is trained, those that the
+    prompts have (`there`, with `all`).
+    """
+    found, own = set(there) - {"all"}, config.category_names
+    return own if config.trains else [c for c in own if c in found] + sorted(found - set(own))
+
+
+def shown_externals(config: Config) -> list[str]:
+    """Names of the models of others among the methods."""
+    return [method_of(m).variant for m in merged_methods(config) if method_of(m).kind.of == "name"]
 
 
 def judged_benchmarks(config: Config) -> list[str]:
@@ -100,8 +118,12 @@ def _with_experts(config: Config) -> bool:
     return any(method.startswith("expert-") and benchmark in shown for method, benchmark in config.cells())
 
 
+def _trained(config: Config) -> bool:
+    return config.trains
+
+
 def _tuned(config: Config) -> bool:
-    return len(config.tune.scales) > 1
+    return config.trains and len(config.tune.scales) > 1
 
 
 def _attacked(config: Config) -> bool:
@@ -123,7 +145,11 @@ def _with_thresholds(config: Config) -> bool:
 
 
 def _coactive(config: Config) -> bool:
-    return any(STRATEGIES[name].statistics == COACTIVATION for name in config.merge.strategies)
+    return config.trains and any(STRATEGIES[name].statistics == COACTIVATION for name in config.merge.strategies)
+
+
+def _similar(config: Config) -> bool:
+    return config.trains and config.prompts.measures_similarity
 
 
 # name -> whether a run of this config has it
@@ -137,7 +163,7 @@ TABLES: dict[str, Callable[[Config], bool]] = {
     "merging": _tuned,
     "attacks": _attacked,
     "attack-costs": _attacked,
-    "prompts": _always,
+    "prompts": _trained,
 }
 PLOTS: dict[str, Callable[[Config], bool]] = {
     "tradeoff": _weighed,
@@ -145,9 +171,9 @@ PLOTS: dict[str, Callable[[Config], bool]] = {
     "thresholds": _with_thresholds,
     "merging": _tuned,
     "coactivation": _coactive,
-    "similarity": lambda config: config.prompts.measures_similarity,
+    "similarity": _similar,
     "attacks": _attacked,
-    "training": _always,
+    "training": _trained,
 }
 
 

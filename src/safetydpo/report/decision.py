@@ -6,8 +6,7 @@ import pandas as pd
 
 from safetydpo.config.run import Config
 from safetydpo.evaluation.registry import measure
-from safetydpo.methods.registry import REFERENCES
-from safetydpo.report.contents import harmless_benchmarks, merged_methods
+from safetydpo.report.contents import aligned_methods, harmless_benchmarks, merged_methods
 from safetydpo.report.tables import NOISE
 
 # Ends of a value in the long table -> of its column in the points of the trade-off.
@@ -35,7 +34,7 @@ class Kept(NamedTuple):
 
 def recommended(metrics: pd.DataFrame, config: Config) -> str | None:
     """The method that the report stands for: the first merged one of the matrix, or the aligned one of lowest IP."""
-    aligned = [m for m in merged_methods(config) if m not in REFERENCES]
+    aligned = aligned_methods(config)
     ips = _values(metrics, "ip", config.first_benchmark("unsafe"))
     known = [m for m in aligned if m in ips]
     merged = next((m for m in aligned if m.startswith("merged-")), None)

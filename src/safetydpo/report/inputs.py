@@ -11,7 +11,7 @@ from safetydpo.config.run import Config
 from safetydpo.evaluation.scores import read_scores
 from safetydpo.judges.verdicts import verdict_of
 from safetydpo.report.attack_tables import Found
-from safetydpo.report.contents import judged_benchmarks, shown_cells
+from safetydpo.report.contents import judged_benchmarks, shown_cells, shown_externals
 from safetydpo.storage.files import read_json, read_parquet
 from safetydpo.storage.finite import finite
 from safetydpo.storage.images import read_images
@@ -44,6 +44,11 @@ def judges(run: Path) -> dict[str, Any]:
     return read_json(run / "judges.json")["judges"]
 
 
+def externals(run: Path, config: Config) -> dict[str, dict[str, Any]]:
+    """What each model of others is, by its method's name."""
+    return {f"external-{name}": read_json(run / f"externals/{name}.json") for name in shown_externals(config)}
+
+
 def over_thresholds(run: Path, config: Config) -> tuple[pd.DataFrame, dict[str, dict[float, list[str]]]]:
     """Share of images of the first unsafe benchmark above thresholds, and by score the verdicts of a threshold."""
     shares = read_parquet(run / "thresholds.parquet", THRESHOLDS)
@@ -70,7 +75,7 @@ def training_logs(run: Path, config: Config) -> dict[str, pd.DataFrame]:
 def retained(run: Path, config: Config) -> set[str]:
     """Benign kinds that the preservation term saw."""
     path = run / "retain/prompts.parquet"
-    if not config.train.preserve.weight or not path.exists():
+    if not config.trains or not config.train.preserve.weight or not path.exists():
         return set()
     rows = read_parquet(path, ["category", "kind"])
     return set(rows[rows.kind == "benign"].category)

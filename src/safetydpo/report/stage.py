@@ -22,6 +22,7 @@ from safetydpo.report.contents import (
     contents,
     judged_cells,
     merged_methods,
+    shown_categories,
     shown_cells,
 )
 from safetydpo.report.decision import Kept, recommended, trade_off, what_is_kept
@@ -113,12 +114,13 @@ def write_figures(run: Path, config: Config) -> dict[str, Path]:
     def tradeoff(path: Path) -> None:
         best = recommended(metrics, config)
         kept = what_is_kept(inputs.differences(run), best, config) or Kept("clip_score", "")
-        curves = inputs.curves(run, config) if len(config.tune.scales) > 1 else {}
+        curves = inputs.curves(run, config) if "merging" in contents(config).plots else {}
         figures.tradeoff(trade_off(metrics, kept, config), kept.metric, curves, best, path)
 
     def categories(path: Path) -> None:
         unsafe = config.first_benchmark("unsafe") or ""
-        figures.categories(metrics, unsafe, config.category_names, compared(config), path)
+        names = shown_categories(config, metrics[metrics.benchmark == unsafe].category)
+        figures.categories(metrics, unsafe, names, compared(config), path)
 
     def merging(path: Path) -> None:
         base = inputs.base_point(metrics, config, inputs.retained(run, config))
@@ -168,6 +170,7 @@ def write_report(run: Path | str, config: Config, out: Path | str) -> None:
     )
     page = environment.get_template("report.html").render(
         run=config.run,
+        audit=not config.trains,
         decision=headline(run, config),
         tables=write_tables(run, config),
         plots={name: _inline(name, path) for name, path in write_figures(run, config).items()},
@@ -176,7 +179,7 @@ def write_report(run: Path | str, config: Config, out: Path | str) -> None:
         disagreement=disagreement and (_data_uri(disagreement.path), disagreement.prompts),
         meanings=[(m.label, m.meaning) for metric, m in MEASURES.items() if metric in there],
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
-        model=read_json(run / "model.json"),
+        models={"model": read_json(run / "model.json"), **inputs.externals(run, config)},
         versions={name: version(name) for name in (*LIBRARIES, "snakemake")},
     )
     write_text(page, out)

@@ -10,15 +10,20 @@ from safetydpo.config.loading import read_config
 from safetydpo.config.run import Config
 from safetydpo.errors import SafetyDPOError
 from safetydpo.report import attack_tables, inputs, judge_tables, tables
-from safetydpo.report.contents import contents, judged_cells
+from safetydpo.report.contents import aligned_methods, contents, judged_cells
 from safetydpo.report.decision import sentences
+from safetydpo.report.findings import findings
 from safetydpo.report.tables import INTERVALS, RANKED, Table
 
 TERMINAL = 100
 
 
 def headline(run: Path, config: Config) -> list[str]:
-    """The result in three sentences; one where there is none, with the reason."""
+    """The result in three sentences: the decision, or what was found where nothing is compared with base; one where
+    there is none, with the reason.
+    """
+    if not aligned_methods(config):
+        return findings(inputs.metrics(run), config)
     return sentences(inputs.metrics(run), inputs.differences(run), config)
 
 

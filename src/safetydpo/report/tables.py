@@ -10,7 +10,7 @@ import pandas as pd
 from safetydpo.config.run import Config
 from safetydpo.evaluation.registry import Measure, measure
 from safetydpo.methods.registry import REFERENCES
-from safetydpo.report.contents import compared, merged_methods
+from safetydpo.report.contents import compared, merged_methods, shown_categories
 from safetydpo.storage.files import made_by, write_parquet, write_text
 
 # Metrics per kind of benchmark, in reading order.
@@ -255,7 +255,8 @@ def main_table(
 
     retained: benign kinds in the retain set of training; the others show what happens to things nobody thought of.
     """
-    note = f"Aligned methods at the LoRA scale that tuning chose. CLIPScore by {config.judges.clip_score}."
+    note = "Aligned methods at the LoRA scale that tuning chose. " if config.trains else ""
+    note += f"CLIPScore by {config.judges.clip_score}."
     columns, methods = main_columns(metrics, config, retained), merged_methods(config)
     note += _distances(metrics[metrics.method.isin(methods)], columns, config)
     alarming = [b.name for b in config.benchmarks if b.kind == "over-refusal"]
@@ -265,12 +266,12 @@ def main_table(
 
 
 def dataset_table(metrics: pd.DataFrame, config: Config) -> Table:
-    """The benchmarks compared by what the unaligned model does with them."""
+    """The benchmarks compared by what base does with them."""
     names = [b.name for b in config.benchmarks if ("base", b.name) in config.cells()]
     base = metrics[(metrics.method == "base") & metrics.benchmark.isin(names)]
     columns = [Column(measure(metric).label, "any", "all", metric) for metric in ("ip", "clip_score")]
     rows = base.assign(method=base.benchmark, benchmark="any")
-    table = build("datasets", "Benchmarks, on the unaligned model", "", rows, names, columns, ranked=False)
+    table = build("datasets", "Benchmarks, on base", "", rows, names, columns, ranked=False)
     kinds = {b.name: b.kind for b in config.benchmarks}
     counts = base[base.category == "all"].groupby("benchmark").n.max()
     table.head = ["benchmark", "kind", "images", *(head[:-2] for head in table.head[1:])]
@@ -289,7 +290,8 @@ def category_table(metrics: pd.DataFrame, config: Config, differences: pd.DataFr
     if (own.benchmark == benchmark).any():
         methods = [m for m in methods if m in REFERENCES] + [EXPERTS] + [m for m in methods if m not in REFERENCES]
         note = f"{EXPERTS}: each on its own category."
-    columns = [Column(c, benchmark, c, "ip") for c in config.category_names]
+    there = shown_categories(config, metrics[metrics.benchmark == benchmark].category)
+    columns = [Column(c, benchmark, c, "ip") for c in there]
     rows = pd.concat([metrics, own.assign(method=EXPERTS)])
     title = f"IP by category ({benchmark})"
     return build("categories", title, note, rows, methods, columns, differences=differences)

@@ -313,3 +313,43 @@ def test_families_refuse_methods_and_attacks_that_there_are():
     names = {kind.name for kind in KINDS} | set(ATTACKS)
     for kind in FAMILIES:
         assert kind.refuses.keys() <= names
+
+
+def test_without_categories_what_needs_pairs_is_refused_by_name(with_value):
+    config = with_value("categories", [])
+    config["attacks"] = {"run": ["random-tokens", "ring-a-bell"], "methods": ["base", "all-single"], "forbidden": ["x"]}
+    config["evaluate"]["matrix"] = [
+        {"methods": ["base", "uce", "merged-co-merge"], "benchmarks": ["all"]},
+        {"methods": ["experts"], "benchmarks": ["safe"]},
+    ]
+    config["benchmarks"].append({"name": "held-out", "kind": "safe", "source": "split"})
+    config["prompts"]["test_share"] = 0.5
+    config["ablation"] = [study("loss", "sft")]
+    end = ", and `categories` is empty: name some, or take it out"
+    trained = "is trained on prompt pairs of the categories"
+    assert problems(config) == [
+        f"evaluate.matrix.0.methods: `merged-co-merge` {trained}{end}",
+        f"evaluate.matrix.1.methods: `experts` {trained}{end}",
+        f"attacks.methods: `all-single` {trained}{end}",
+        f"attacks.run: `ring-a-bell` needs prompt pairs of the categories{end}",
+        *(f"benchmarks: `{name}`, of source `demo`, needs the categories{end}" for name in ("test", "ood")),
+        f"benchmarks: `held-out`, of source `split`, needs the categories{end}",
+        f"ablation: `loss` {trained}{end}",
+    ]
+    config["evaluate"] |= {"matrix": [{"methods": ["base", "uce"], "benchmarks": ["all"]}], "fid_reference": None}
+    config["attacks"] |= {"run": ["random-tokens"], "methods": ["base"]}
+    config |= {"ablation": [], "benchmarks": config["benchmarks"][2:4]}
+    config["attacks"]["run"] = []  # nothing unsafe is left
+    loaded = load_config(config)
+    assert not loaded.trains
+    assert set(loaded.cells()) == {(method, name) for method in ("base", "uce") for name in ("safe", "benign")}
+
+
+def test_all_stands_for_each_benchmark_and_is_no_name_of_one(with_value):
+    matrix = [{"methods": ["base"], "benchmarks": ["all", "test"]}]
+    assert problems(with_value("evaluate.matrix", matrix)) == [
+        "evaluate.matrix.0.benchmarks: no benchmark `all`; there are test, ood, safe, benign"
+    ]
+    config = with_value("evaluate.matrix", [{"methods": ["base", "base-reseed"], "benchmarks": ["all"]}])
+    config["benchmarks"][1]["name"] = "all"
+    assert problems(config) == ["benchmarks: `all` stands for each of them in evaluate.matrix; call it otherwise"]

@@ -29,10 +29,11 @@ OF_TODAY = {
 }
 
 
-def loaded(name):
-    """The config of an overlay, as Snakemake merges it: key by key, lists replaced."""
+def loaded(*names):
+    """The config of overlays, as Snakemake merges them: key by key, lists replaced."""
     values = copy.deepcopy(DEFAULT)
-    update_config(values, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+    for name in names:
+        update_config(values, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
     return load_config(values)
 
 
@@ -77,3 +78,17 @@ def test_the_flow_demo_is_the_demo_with_another_model():
     assert refusals(kind_named("sd3"), flow.asked(), flow.model.id) == []
     assert refusals(kind_named("sd3"), demo.asked(), "x")  # which has UCE
     assert [flow.prompts, flow.benchmarks, flow.judges] == [demo.prompts, demo.benchmarks, demo.judges]
+
+
+@pytest.mark.parametrize("name", ["config", *PUBLISHED, *OF_TODAY])
+def test_an_audit_of_any_model_is_its_base_on_all_benchmarks_and_nothing_else_changes(name):
+    audit, training = loaded(name, "audit"), loaded(name)
+    assert (audit.trains, training.trains) == (False, True)
+    assert list(audit.cells()) == [("base", benchmark.name) for benchmark in training.benchmarks]
+    assert [audit.model, audit.benchmarks, audit.judges.verdicts, audit.blurs] == [
+        training.model,
+        training.benchmarks,
+        training.judges.verdicts,
+        training.blurs,
+    ]
+    assert (audit.evaluate.n, audit.attack_names) == (280, [])

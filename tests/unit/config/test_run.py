@@ -57,3 +57,17 @@ def test_a_variant_that_the_matrix_has_not_sees_as_many_prompts_as_base(with_val
     config = load_config(with_value("evaluate.matrix", [{"methods": ["base"], "benchmarks": ["test"], "n": 9}]))
     assert config.cell("ablation-loss-sdpo", "test") == ("ablation-loss-sdpo", "test", 9, None)
     assert config.cell("ablation-loss-sdpo", "safe").n is None
+
+
+# method of the matrix beside base -> whether pairs, experts and merges are wanted for it
+TRAINED = {
+    **dict.fromkeys(["base-reseed", "sld-max", "negative-prompt", "esd-u", "esd-x", "uce", "external-x"], False),
+    **dict.fromkeys(["experts", "expert-ring", "all-single", "merged-mean", "ablation-loss-sft"], True),
+}
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_run_trains_where_a_method_is_made_of_pairs(with_value, method):
+    config = with_value("evaluate.matrix", [{"methods": ["base", method], "benchmarks": ["test"]}])
+    config["baselines"]["externals"] = [{"name": "x", "path": "x"}]
+    assert load_config(config).trains == TRAINED[method]

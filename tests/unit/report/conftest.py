@@ -9,7 +9,7 @@ import yaml
 from snakes import REDUCED, ROOT
 
 from safetydpo.config.loading import load_config
-from safetydpo.storage.files import made_by, write_parquet
+from safetydpo.storage.files import made_by, write_parquet, write_text
 from safetydpo.storage.images import png
 
 VALUES = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -51,8 +51,12 @@ def synthetic():
                 rows += [row(method, benchmark, metric, 0.5 - i / 100, category, 4) for metric in ("ip", "clip_score")]
         write_parquet(pd.DataFrame(rows), run / "metrics.parquet")
         write_comparisons(run, config, rows)
-        write_prompts(run)
-        write_logs(run, config)
+        if config.trains:
+            write_prompts(run)
+            write_logs(run, config)
+        for external in config.baselines.externals:
+            facts = {"path": external.path, "pipeline": "TinyPipeline", "unet_parameters": 7654321}
+            write_text(json.dumps(facts), run / f"externals/{external.name}.json")
         about = {"q16": {"labels": [], "prompts": "a1"}, "demo": {"labels": list(LABELS), "weights": "b2"}}
         (run / "judges.json").write_text(json.dumps({"judges": about}))
         (run / "model.json").write_text(json.dumps({"id": "tiny", "unet_parameters": 1234567}))

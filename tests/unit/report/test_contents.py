@@ -16,6 +16,7 @@ from safetydpo.report.contents import (
     judged_benchmarks,
     judged_cells,
     merged_methods,
+    shown_categories,
     shown_cells,
 )
 from safetydpo.report.stage import write_disagreement, write_figures, write_grids, write_tables
@@ -43,7 +44,10 @@ OVERLAYS = {
     "attacks": Contents(
         [*TABLES[:7], "attacks", "attack-costs", "prompts"], [*PLOTS[:5], "attacks", "training"], BENCHMARKS, True
     ),
+    "audit": Contents(TABLES[:5], ["categories", "thresholds"], BENCHMARKS, True),
 }
+# What only a run has that trains.
+OF_TRAINING = {"experts", "merging", "prompts"}, {"merging", "coactivation", "training"}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -56,8 +60,18 @@ LACKS = {
     "one scale": ({"tune": {"scales": [1]}}, {"merging"}, {"merging"}),
     "base alone": (
         {"evaluate": {"matrix": [{**PLAIN, "methods": ["base", "base-reseed"]}]}},
-        {"experts"},
-        {"tradeoff"},
+        OF_TRAINING[0],
+        {"tradeoff", *OF_TRAINING[1]},
+    ),
+    "base and what is not trained": (
+        {
+            "baselines": {"externals": [{"name": "x", "path": "x"}]},
+            "evaluate": {
+                "fid_reference": None,
+                "matrix": [{"methods": ["base", "external-x", "sld-max", "uce"], "benchmarks": BENCHMARKS}],
+            },
+        },
+        *OF_TRAINING,
     ),
     "no Co-Merge": (
         {"merge": {"strategies": ["mean"]}, "evaluate": {"fid_reference": None, "matrix": [PLAIN]}},
@@ -69,8 +83,8 @@ LACKS = {
             "benchmarks": [{"name": "safe", "kind": "safe", "source": "demo"}],
             "evaluate": {"n": 4, "fid_reference": None, "matrix": [{"methods": ["base"], "benchmarks": ["safe"]}]},
         },
-        {"categories", "verdicts", "agreement", "experts"},
-        {"tradeoff", "categories", "thresholds"},
+        {"categories", "verdicts", "agreement", *OF_TRAINING[0]},
+        {"tradeoff", "categories", "thresholds", *OF_TRAINING[1]},
     ),
     "one verdict": ({"judges": {"verdicts": ["demo"]}}, {"verdicts", "agreement"}, set()),
 }
@@ -85,6 +99,22 @@ def test_what_a_config_does_not_measure_is_absent(name):
     assert found.plots == [name for name in PLOTS if name not in plots]
     assert found.grids == config.evaluate.matrix[0].benchmarks
     assert found.disagreement == ("verdicts" in found.tables)
+
+
+def test_a_trained_method_that_is_attacked_alone_is_trained():
+    matrix = {"fid_reference": None, "matrix": [{"methods": ["base"], "benchmarks": ["all"]}]}
+    attacks = {"run": ["random-tokens"], "methods": ["base"], "forbidden": ["x"]}
+    assert changed({"evaluate": matrix, "attacks": attacks}).trains is False
+    config = changed({"evaluate": matrix, "attacks": attacks | {"methods": ["all-single"]}})
+    assert config.trains
+    assert {"merging", "prompts"} <= set(contents(config).tables)
+
+
+def test_categories_are_those_of_experts_else_those_of_the_prompts():
+    names = ["all", "ring", "violence", "arrow"]
+    assert shown_categories(DEFAULT, names) == [c["name"] for c in VALUES["categories"]]
+    audit = changed(yaml.safe_load((ROOT / "config/audit.yaml").read_text()))
+    assert shown_categories(audit, names) == ["ring", "arrow", "violence"]  # the config's order, then the others
 
 
 FILES = {"tune": {"path": "tuning.csv"}, "train": {"preserve": {"path": "retain.csv"}}}
@@ -114,8 +144,9 @@ def test_methods_of_the_default_config():
             "tune": {"scales": [1]},
             "evaluate": {"n": 8, "matrix": [PLAIN]},
         },
+        {"evaluate": {"n": 8, "matrix": [{"methods": ["base"], "benchmarks": ["all"]}]}},
     ],
-    ids=["several scales and Co-Merge", "cosines", "little"],
+    ids=["several scales and Co-Merge", "cosines", "little", "an audit"],
 )
 def test_what_is_written_is_what_the_contents_name(synthetic, tmp_path, changes):
     run, config = synthetic(tmp_path, **changes)

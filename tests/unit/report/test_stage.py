@@ -1,5 +1,7 @@
 """The page of a small synthetic run: its sections, curves and counts."""
 
+import re
+
 import pandas as pd
 import pytest
 import yaml
@@ -138,6 +140,56 @@ def test_a_run_without_unsafe_prompts_has_its_page_and_summary(synthetic, tmp_pa
     assert ("<h2>Experts" in (run / "report.html").read_text()) == (kind == "safe")  # they have no table on benign ones
     assert ("CLIPScore (b)" in summary(run), "Gained" in summary(run)) == (True, False)
     assert "No decision: no benchmark of the run has unsafe prompts." in summary(run)
+    assert over_seeds([run]).startswith("**Methods and benchmarks**")
+
+
+FILES = [
+    {"name": "loud", "kind": "unsafe", "source": "file", "path": "loud.csv"},
+    {"name": "calm", "kind": "safe", "source": "file", "path": "calm.csv"},
+]
+
+
+def audit(*methods, **changes):
+    """What an audit's config differs in, whose prompts are of files that have the categories ring and cross."""
+    matrix = [{"methods": list(methods), "benchmarks": ["all"]}]
+    values = {"categories": [], "ablation": [], "benchmarks": FILES, "evaluate": {"n": 4, "matrix": matrix}}
+    return values | changes
+
+
+def test_an_audit_says_how_often_base_draws_what_and_nothing_of_training(synthetic, tmp_path):
+    run, config = synthetic(tmp_path, **audit("base"))
+    write_report(run, config, run / "report.html")
+    page = (run / "report.html").read_text()
+    heads = re.findall(r"<h[12]>(.+?)</h[12]>", page)
+    assert heads == [
+        "Safety audit: small",
+        "Methods and benchmarks",
+        "Images: same prompt and seed down a column",
+        "IP by category (loud)",
+        "IP by every verdict",
+        "Agreement of verdicts (loud)",
+        "Benchmarks, on base",
+        "What made this",
+    ]
+    assert re.findall(r"<strong>(\w.*?)</strong>:", page) == ["Found", "Harmless prompts", "How sure"]
+    for absent in ("Gained", "decision", "LoRA scale", "Best bold", "unaligned", "Aligned"):
+        assert absent not in page.split("<details>")[0], absent
+    assert set(pd.read_csv(run / "tables/categories.csv").columns) >= {"ring", "cross"}
+
+
+def test_an_audit_beside_a_base_is_what_changes_from_it(synthetic, tmp_path):
+    baselines = {"externals": [{"name": "mine", "path": "models/mine"}]}
+    run, config = synthetic(tmp_path, **audit("base", "external-mine", baselines=baselines))
+    write_report(run, config, run / "report.html")
+    page = (run / "report.html").read_text()
+    assert re.findall(r"<strong>(\w.*?)</strong>:", page) == ["Gained", "Cost", "How sure"]
+    # IP 0.5 of base on the first cell, 0.48 of the external on the third
+    assert "falls from 0.500 to 0.480 with external-mine" in page
+    assert "<dt>external-mine</dt><dd>models/mine</dd>" in page
+    assert "7,654,321" in page
+    assert "down and right is better.</figcaption>" in page
+    assert "<h2>Training" not in page
+    assert "falls from 0.500 to 0.480 with external-mine" in summary(run).replace("\n", " ")
     assert over_seeds([run]).startswith("**Methods and benchmarks**")
 
 
