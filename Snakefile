@@ -31,7 +31,7 @@
 # Methods and benchmarks are explained in README.md, config keys in config/README.md.
 
 
-configfile: f"{workflow.basedir}/config/config.yaml"
+configfile: f"{workflow.current_basedir}/config/config.yaml"
 
 
 include: "workflow/rules/common.smk"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,22 @@ def copy_of_the_sources(folder: Path) -> Path:
         else:
             shutil.copy2(source, folder / name)
     return folder
+
+
+def read_snakefile(snakefile: Path = ROOT / "Snakefile", configs: tuple[Path, ...] = (), settings: dict | None = None):
+    """The workflow as Snakemake reads it, with all its rules, here in this process; SystemExit where it ends itself."""
+    from snakemake.api import SnakemakeApi
+    from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
+
+    with pytest.MonkeyPatch.context() as patch, SnakemakeApi(OutputSettings()) as api:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "path", [*sys.path])  # to which Snakemake adds folders
+        patch.setenv("SAFETYDPO_ROOT", "")  # which the Snakefile sets
+        return api.workflow(
+            resource_settings=ResourceSettings(cores=1),
+            config_settings=ConfigSettings(config=settings or {}, configfiles=[*configs]),
+            snakefile=snakefile,
+        )._workflow
 
 
 class Workdir:
