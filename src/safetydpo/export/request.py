@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from safetydpo.config.model import Model
 from safetydpo.config.run import Config
+from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.opening import open_method
 from safetydpo.methods.registry import Method
 from safetydpo.models.pipeline import bad_weight, not_finite
+from safetydpo.running.jobs import scale_in
 from safetydpo.storage.files import made_by
 
 
@@ -56,3 +58,21 @@ class Made(NamedTuple):
     save: Callable[[Path], None]
     load: str
     notes: list[str]
+
+
+def parts_of(config: Config, run: Path, method: Method) -> tuple[Path | None, float]:
+    """The file of a run that a method renders with, None where it needs none, and the scale of its LoRA.
+
+    Raises SafetyDPOError where the run has no such method, or a file of it is not made yet.
+    """
+    if method.name not in config.methods():
+        raise SafetyDPOError(f"{run} has no method {method.name}: there are {', '.join(config.methods())}.")
+    weights = run / method.weights if method.weights else None
+    tuning = run / f"tuning/{method.name}.json" if method.kind.tuned else None
+    for path in (weights, tuning):
+        if path and not path.is_file():
+            raise SafetyDPOError(
+                f"{run} is not finished, {path} is missing: `snakemake --cores all {path}` makes it, with the run's "
+                "--configfile where it has one."
+            )
+    return weights, scale_in(tuning) if tuning else 1.0

@@ -4,15 +4,12 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from safetydpo.config.run import Config
-from safetydpo.errors import SafetyDPOError
 from safetydpo.export.card import card
 from safetydpo.export.folder import digests, refuse_others, write_facts
 from safetydpo.export.registry import asked_for, refuse_family
-from safetydpo.export.request import Asked
+from safetydpo.export.request import Asked, parts_of
 from safetydpo.methods.opening import refuse
-from safetydpo.methods.registry import Method
 from safetydpo.models.index import Index
-from safetydpo.running.jobs import scale_in
 from safetydpo.storage.files import whole_folder
 
 
@@ -32,10 +29,8 @@ def export(
     `out` holds anything but an export; `out` then is as it was.
     """
     method, wanted = asked_for(name, form, rank)
-    if name not in config.methods():
-        raise SafetyDPOError(f"{run} has no method {name}: there are {', '.join(config.methods())}.")
+    weights, scale = parts_of(config, run, method)
     refuse_others(out)
-    weights, scale = _parts(run, method)
     refuse(name, config.model)
     refuse_family(wanted, Index(config.model).family.kind, config.model.id)
     asked = Asked(config, run, method, weights, scale, rank, dtype)
@@ -48,16 +43,3 @@ def export(
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     tuned = f", scale {scale:g}" if method.kind.tuned else ""
     return "\n".join([f"{out}: {wanted.what}, {name}{tuned}, {size:.1f} MB", *made.notes])
-
-
-def _parts(run: Path, method: Method) -> tuple[Path | None, float]:
-    """The file that a method renders with, and the scale of its LoRA; SafetyDPOError where one is not made yet."""
-    weights = run / method.weights if method.weights else None
-    tuning = run / f"tuning/{method.name}.json" if method.kind.tuned else None
-    for path in (weights, tuning):
-        if path and not path.is_file():
-            raise SafetyDPOError(
-                f"{run} is not finished, {path} is missing: `snakemake --cores all {path}` makes it, with the run's "
-                "--configfile where it has one."
-            )
-    return weights, scale_in(tuning) if tuning else 1.0
