@@ -28,8 +28,8 @@ PLANS = {
     "vae": (Schedule(3000, 1.2e-3, weight_decay=0.0), 8),
     "unet": (Schedule(10_000, 2e-3, weight_decay=0.0, ema=0.999), 40),
     "compose": (Schedule(7500, 8e-4, weight_decay=0.0, ema=0.999), 40),
-    "transformer": (Schedule(16_000, 1.5e-3, weight_decay=0.0, ema=0.999, end=1.0), 48),
-    "decay": (Schedule(6000, 1.5e-3, weight_decay=0.0, ema=0.999), 48),
+    "transformer": (Schedule(11_200, 1.5e-3, weight_decay=0.0, ema=0.999, end=1.0), 48),
+    "decay": (Schedule(3000, 1.5e-3, weight_decay=0.0, ema=0.999), 48),
     "detector": (Schedule(1200, 2e-3), 64),
     "q16": (Schedule(300, 1e-3), 128),
 }
