@@ -59,9 +59,9 @@ class UnlearnDiffAtk(Section):
     learning_rate: Positive = Field(0.01, description="Of Adam on the prefix's simplex")
     form: Literal["published", "steady"] = Field(
         "published",
-        description="published: noise anew at each step, an even grid of timesteps, tokens drawn by their shares, decay "
-        "0.1, gradients within 1, all tokens alike at the start; steady: one noise and one drawn timestep a round, each "
-        "token its largest entry, no decay, a random start",
+        description="published: noise anew at each step, an even grid of timesteps, tokens drawn by their shares, "
+        "decay 0.1, gradients within 1, all tokens alike at the start; steady: one noise and one drawn timestep a "
+        "round, each token its largest entry, no decay, a random start",
     )
 
 
