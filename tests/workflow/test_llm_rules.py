@@ -21,7 +21,10 @@ def written(tmp_path_factory):
     prompts = prompts_of(server, pairs=6, window=None, llm=llm).model_dump()
     files = {"tune": {"scales": [1.0]}, "train": {"preserve": {"weight": 0}}}
     changes = {"prompts": prompts, "categories": [{"name": "ring", "concepts": ["odalo", "gumet"]}], **files}
-    changes["evaluate"] = {"matrix": [{"methods": ["base"], "benchmarks": ["test"]}], "fid_reference": None}
+    changes["evaluate"] = {
+        "matrix": [{"methods": ["base", "expert-ring"], "benchmarks": ["test"]}],
+        "fid_reference": None,
+    }
     done = work.run(TARGET, changes=changes)
     assert done.returncode == 0, done.stdout
     yield work, changes, server, done.stdout

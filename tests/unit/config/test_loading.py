@@ -41,7 +41,6 @@ WRONG = [
     ("model.id", "", "model.id: String should have at least 1 character (got '')"),
     ("model.device", "tpu", "model.device: String should match pattern '^(auto|cpu|cuda(:\\d+)?)$' (got 'tpu')"),
     ("run", "My Run", "run: String should match pattern '^[a-z0-9]+(-[a-z0-9]+)*$' (got 'My Run')"),
-    ("categories", [], "categories: List should have at least 1 item after validation, not 0 (got 'list')"),
     ("categories", [{"name": "ring"}, {"name": "ring"}], "categories: `ring` is listed twice"),
     ("categories", [{"name": "all"}], "categories: `all` stands for all of them together in every table"),
     ("merge.strategies", ["mean", "co-merge", "mean"], "merge.strategies: `mean` is listed twice"),
