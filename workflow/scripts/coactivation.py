@@ -1,13 +1,8 @@
-from pathlib import Path
-
 from safetydpo.config.merging import Merge
-from safetydpo.running.jobs import job, model_of
+from safetydpo.running.jobs import experts_of, features_of, job, model_of
 
 with job(snakemake):
     from safetydpo.merging.stage import write_coactivation
 
-    i, p, names = snakemake.input, snakemake.params, snakemake.params.categories
-    folders = dict(zip(names, (Path(lora).parent for lora in i.experts), strict=True))
-    shards = len(i.features) // len(names)
-    features = {c: list(i.features[k * shards : (k + 1) * shards]) for k, c in enumerate(names)}
-    write_coactivation(folders, features, model_of(snakemake), Merge(**p.merge), p.seed, snakemake.output[0])
+    p, experts, features = snakemake.params, experts_of(snakemake), features_of(snakemake)
+    write_coactivation(experts, features, model_of(snakemake), Merge(**p.merge), p.seed, snakemake.output[0])

@@ -1,14 +1,9 @@
-from pathlib import Path
-
 from safetydpo.config.merging import Merge
-from safetydpo.running.jobs import job, model_of
+from safetydpo.running.jobs import experts_of, features_of, job, model_of
 
 with job(snakemake):
-    from safetydpo.merging.stage import write_covariances_of
+    from safetydpo.merging.stage import write_covariances
 
-    i, p, names = snakemake.input, snakemake.params, snakemake.params.categories
-    folders = dict(zip(names, (Path(lora).parent for lora in i.experts), strict=True))
-    shards = len(i.features) // len(names)
-    features = {c: list(i.features[k * shards : (k + 1) * shards]) for k, c in enumerate(names)}
-    retain, merge, out = i.retain or None, Merge(**p.merge), snakemake.output[0]
-    write_covariances_of(folders, features, retain, model_of(snakemake), merge, p.seed, out)
+    p, experts, features = snakemake.params, experts_of(snakemake), features_of(snakemake)
+    retain, merge, out = snakemake.input.retain or None, Merge(**p.merge), snakemake.output[0]
+    write_covariances(experts, features, retain, model_of(snakemake), merge, p.seed, out)

@@ -8,11 +8,9 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.export.registry import is_lora
 from safetydpo.export.request import Asked
 from safetydpo.models.index import Index
-from safetydpo.models.lora import Factors, load_factors
+from safetydpo.models.lora import Factors, Pair, cut, energy_of, flat, load_factors, shaped_as, truncate
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.finite import finite
-
-Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class Update(NamedTuple):
@@ -46,9 +44,9 @@ def update_of(asked: Asked) -> Update:
     pairs = {name: (a.float(), asked.scale * b.float()) for name, (a, b) in pairs.items()}
     if asked.rank is None:
         return Update(pairs, 1.0, [])
-    cut = {name: truncated(pair, asked.rank) for name, pair in pairs.items()}
-    kept, whole = (sum(energies[i] for _, energies in cut.values()) for i in (0, 1))
-    return Update({name: pair for name, (pair, _) in cut.items()}, kept / whole if whole else 1.0, [])
+    less = {name: cut_off(pair, asked.rank) for name, pair in pairs.items()}
+    kept, whole = (sum(map(energy_of, factors.values())) for factors in (less, pairs))
+    return Update(less, kept / whole if whole else 1.0, [])
 
 
 def _of_weights(asked: Asked, rank: int) -> Update:
@@ -74,7 +72,7 @@ def _differ(own: torch.nn.Module, other: torch.nn.Module | None) -> bool:
 @torch.no_grad()
 def difference(base: Any, changed: Any, rank: int, name: str) -> Update:
     """What leads from a network to another of its shape: of linear layers and convolutions cut off at a rank."""
-    factors, left, kept, whole = dict[str, Pair](), list[str](), 0.0, 0.0
+    factors, left, whole = Factors(), list[str](), 0.0
     theirs = dict(changed.named_parameters())
     for key, weight in base.named_parameters():
         other = theirs.get(key)
@@ -84,45 +82,31 @@ def difference(base: Any, changed: Any, rank: int, name: str) -> Update:
             continue
         layer, change = key.removesuffix(".weight"), other.float() - weight.float()
         if key.endswith(".weight") and _takes_lora(base.get_submodule(layer)):
-            factors[layer], (part, all_of_it) = decomposed(change, rank)
-            kept, whole = kept + part, whole + all_of_it
+            factors[layer] = nearest(change, rank)
         else:
             left.append(key)
-            whole += change.double().square().sum().item()
+        whole += change.double().square().sum().item()
     if not factors:
         raise SafetyDPOError(f"{name} changes no layer that a LoRA could hold: take `pipeline`.")
-    return Update(factors, kept / whole, left)
+    return Update(factors, sum(map(energy_of, factors.values())) / whole, left)
 
 
 def _takes_lora(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.Linear) or (isinstance(module, torch.nn.Conv2d) and module.groups == 1)
 
 
-def decomposed(change: torch.Tensor, rank: int) -> tuple[Pair, tuple[float, float]]:
-    """The factors of a weight's change (out, in) or (out, in, k, k) that are nearest to it at a rank; the squared norm
-    that they keep, and its whole.
-    """
-    u, s, vh = torch.linalg.svd(change.flatten(1), full_matrices=False)
-    return _pair(u, s, vh, rank, change.shape[1:])
+def nearest(change: torch.Tensor, rank: int) -> Pair:
+    """The factors of a weight's change (out, in) or (out, in, k, k) that are nearest to it at a rank."""
+    matrix = change.flatten(1)
+    a, b = truncate(matrix, min(rank, *matrix.shape))
+    return a.reshape(-1, *change.shape[1:]), b.reshape(*b.shape, *[1] * (change.ndim - 2))
 
 
-def truncated(pair: Pair, rank: int) -> tuple[Pair, tuple[float, float]]:
-    """The same of lora_B lora_A, which is never computed."""
-    a, b = (factor.flatten(1).double() for factor in pair)
-    (q_b, r_b), (q_a, r_a) = torch.linalg.qr(b), torch.linalg.qr(a.T)
-    u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
-    return _pair(q_b @ u, s, vh @ q_a.T, rank, pair[0].shape[1:])
-
-
-def _pair(
-    u: torch.Tensor, s: torch.Tensor, vh: torch.Tensor, rank: int, shape: torch.Size
-) -> tuple[Pair, tuple[float, float]]:
-    """Factors of the largest singular values, which both get the root of; shape: of one input's part, (in, ...)."""
-    energies, rank = s.double().square(), min(rank, len(s))
-    root = s[:rank].sqrt()
-    a, b = root[:, None] * vh[:rank], u[:, :rank] * root
-    pair = a.reshape(rank, *shape).float(), b.reshape(*b.shape, *[1] * (len(shape) - 1)).float()
-    return pair, (energies[:rank].sum().item(), energies.sum().item())
+def cut_off(pair: Pair, rank: int) -> Pair:
+    """The same of lora_B lora_A."""
+    a, b = (factor.double() for factor in flat(pair))
+    low, up = cut((a, b), min(rank, *a.shape, len(b)))
+    return shaped_as((low.float(), up.float()), pair)
 
 
 def in_precision(factors: Factors, dtype: str | None) -> Factors:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.export.factors import Pair, in_precision, update_of
+from safetydpo.export.factors import in_precision, update_of
 from safetydpo.export.header import architecture_of, is_xl, modelspec, training_of
 from safetydpo.export.ldm import unet_name
 from safetydpo.export.request import Asked, Made
 from safetydpo.models.index import UNREADABLE
-from safetydpo.models.lora import Factors
+from safetydpo.models.lora import Factors, Pair
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.files import write_safetensors
 

@@ -79,7 +79,7 @@ class Gathering:
                 found["own"] = torch.cat([found["own"], mean["own"]]) if "own" in found else mean["own"]
 
 
-def write_covariances(found: dict[str, Covariances], out: Path | str, header: dict[str, str]) -> None:
+def save_covariances(found: dict[str, Covariances], out: Path | str, header: dict[str, str]) -> None:
     """Covariances of all layers into a safetensors file."""
     tensors = {f"{module}/{key}": part for module, parts in found.items() for key, part in parts.items()}
     write_safetensors(tensors, out, {"format": "pt", **header})

@@ -1,6 +1,6 @@
 """Stage 5: join the experts into one LoRA."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import read_features
 from safetydpo.merging.coactivation import Wins, counting
-from safetydpo.merging.fusion import RETAIN, Gathering, read_covariances, write_covariances
+from safetydpo.merging.fusion import RETAIN, Gathering, read_covariances, save_covariances
 from safetydpo.merging.registry import COACTIVATION, STRATEGIES
-from safetydpo.merging.strategies import merge, update_of
+from safetydpo.merging.strategies import merge
 from safetydpo.models.cards import Aligned, merged_card
 from safetydpo.models.index import Index
-from safetydpo.models.lora import Factors, load_factors, same_modules, save_factors
+from safetydpo.models.lora import Factors, load_factors, same_modules, save_factors, update_of
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import made_by, read_parquet, write_parquet, write_text
 from safetydpo.storage.finite import finite
@@ -58,7 +58,12 @@ def calibrate(
 
 
 def write_coactivation(
-    folders: dict[str, str], features: dict[str, list[str]], model: Model, config: Merge, seed: int, out: Path | str
+    folders: Mapping[str, Path | str],
+    features: dict[str, list[str]],
+    model: Model,
+    config: Merge,
+    seed: int,
+    out: Path | str,
 ) -> None:
     """Write the statistics of the experts in `folders` (category -> folder): module, unit, expert, wins, inputs."""
     component = Index(model).family.kind.component
@@ -74,8 +79,8 @@ def write_coactivation(
     write_parquet(pd.concat(parts, ignore_index=True), out, header)
 
 
-def write_covariances_of(
-    folders: dict[str, str],
+def write_covariances(
+    folders: Mapping[str, Path | str],
     features: dict[str, list[str]],
     retain: str | None,
     model: Model,
@@ -95,7 +100,7 @@ def write_covariances_of(
         inputs = _inputs_of(denoiser, name, paths, prompts, config, seed, role)
         gathering.gather(name, (denoiser.predict(batch) for batch in inputs))
     header = made_by("merge", experts=list(experts), config=config.model_dump(), model=model.id, seed=seed)
-    write_covariances(gathering.found, out, header)
+    save_covariances(gathering.found, out, header)
 
 
 def read_coactivation(path: Path | str, names: list[str]) -> Wins:
@@ -119,7 +124,7 @@ def _read(kind: str, path: str, names: list[str]) -> dict[str, Any]:
 
 def merge_experts(
     strategy: str,
-    folders: dict[str, str],
+    folders: Mapping[str, Path | str],
     statistics: str | None,
     model: Model,
     config: Merge,

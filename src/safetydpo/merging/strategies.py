@@ -12,15 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 from peft.utils import merge_utils
-from torch.nn import functional as F
 
 from safetydpo.config.merging import Merge
 from safetydpo.merging.fusion import fuse
 from safetydpo.merging.registry import STRATEGIES
-from safetydpo.models.lora import Factors, same_modules
+from safetydpo.models.lora import Factors, Pair, cut, flat, same_modules, shaped_as, truncate, update_of
 from safetydpo.storage.finite import finite
-
-Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class Asked(NamedTuple):
@@ -29,24 +26,6 @@ class Asked(NamedTuple):
     config: Merge
     rank: int
     statistics: Any
-
-
-def _flat(pair: Pair) -> Pair:
-    """Factors as matrices, A (r, in) and B (out, r): a linear layer's as they are, a convolution's flattened."""
-    a, b = pair
-    return a.flatten(1), b.flatten(1)
-
-
-def update_of(pair: Pair) -> torch.Tensor:
-    """The update B A of a layer's weight, as a matrix (out, in)."""
-    a, b = _flat(pair)
-    return b @ a
-
-
-def _shaped(merged: Pair, like: Pair) -> Pair:
-    """Flat factors of any rank in the shape of `like`'s: (r, in, k, k) and (out, r, 1, 1) for a convolution."""
-    (a, b), (shape_a, shape_b) = merged, (factor.shape for factor in like)
-    return a.reshape(-1, *shape_a[1:]), b.reshape(shape_b[0], -1, *shape_b[2:])
 
 
 def stack(pairs: list[Pair], rows: list[torch.Tensor]) -> Pair:
@@ -61,22 +40,6 @@ def winner_masks(wins: torch.Tensor) -> list[torch.Tensor]:
     """Wins (experts, out) -> one 0/1 mask (out,) per expert; each unit belongs to the expert that won most often."""
     winner = wins.argmax(0)
     return [(winner == i).float() for i in range(len(wins))]
-
-
-def truncate(update: torch.Tensor, rank: int) -> Pair:
-    """Best rank-`rank` factors of an update (out, in), singular values shared evenly; zeros where it has fewer."""
-    u, s, v = torch.linalg.svd(update, full_matrices=False)
-    root = s[:rank].sqrt()
-    rest = rank - len(root)
-    return F.pad(root[:, None] * v[:rank], (0, 0, 0, rest)), F.pad(u[:, :rank] * root, (0, rest))
-
-
-def cut(pair: Pair, rank: int) -> Pair:
-    """The same of an update that is in factors (R, in), (out, R) already: no matrix (out, in) is made or decomposed."""
-    a, b = pair
-    (left, upper), (right, lower) = torch.linalg.qr(b), torch.linalg.qr(a.T)
-    inner_a, inner_b = truncate(upper @ lower.T, rank)
-    return inner_a @ right.T, left @ inner_b
 
 
 def co_merge(pairs: list[Pair], asked: Asked) -> Pair:
@@ -143,6 +106,6 @@ def merge(
         for name, pair in zip(names, shaped, strict=True):
             finite(update_of(pair), f"Expert {name}, its update of {module}", "lower train.learning_rate")
         asked = Asked(config, full, statistics[module] if statistics else None)
-        a, b = function([_flat(pair) for pair in shaped], asked)
-        merged[module] = _shaped(cut((a, b), full) if config.rank and a.shape[0] > full else (a, b), shaped[0])
+        a, b = function([flat(pair) for pair in shaped], asked)
+        merged[module] = shaped_as(cut((a, b), full) if config.rank and a.shape[0] > full else (a, b), shaped[0])
     return merged

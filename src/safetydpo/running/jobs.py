@@ -98,6 +98,18 @@ def _judges(snakemake: Any) -> dict[str, Any]:
     return values | {"panel": panel}
 
 
+def experts_of(snakemake: Any) -> dict[str, Path]:
+    """Category -> the folder of its expert, of a rule whose input `experts` is in the order of its categories."""
+    return dict(zip(snakemake.params.categories, (Path(lora).parent for lora in snakemake.input.experts), strict=True))
+
+
+def features_of(snakemake: Any) -> dict[str, list[str]]:
+    """Category -> its features files, of a rule whose input `features` has as many of each, in the same order."""
+    files, names = list(snakemake.input.features), snakemake.params.categories
+    shards = len(files) // len(names)
+    return {name: files[i * shards : (i + 1) * shards] for i, name in enumerate(names)}
+
+
 def scale_of(snakemake: Any) -> float:
     """The LoRA scale that tuning chose; 1 for methods that are not tuned. SafetyDPOError if its file is not whole."""
     path = snakemake.input.get("scale")

@@ -7,10 +7,10 @@ import torch
 
 from safetydpo.config.baselines import Baselines
 from safetydpo.errors import SafetyDPOError
-from safetydpo.export.factors import decomposed, difference, truncated
+from safetydpo.export.factors import cut_off, difference, nearest
 from safetydpo.export.stage import export
 from safetydpo.methods.opening import open_method
-from safetydpo.models.lora import FILE, load_factors
+from safetydpo.models.lora import FILE, energy_of, load_factors
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.files import write_safetensors
 
@@ -20,20 +20,25 @@ CONV, BIAS = "conv_in", "conv_in.bias"
 
 def test_a_matrix_of_known_singular_values_is_cut_off_at_a_rank():
     change = torch.diag(torch.tensor([4.0, 3.0, 0.0]))
-    (a, b), energies = decomposed(change, 1)
+    a, b = nearest(change, 1)
     assert torch.allclose(b @ a, torch.diag(torch.tensor([4.0, 0.0, 0.0])), atol=1e-6)
-    assert energies == pytest.approx((16, 25))
-    (a, b), energies = truncated((torch.diag(torch.tensor([2.0, 1.0])), torch.diag(torch.tensor([2.0, 3.0]))), 1)
+    assert energy_of((a, b)) == pytest.approx(16)
+    pair = torch.diag(torch.tensor([2.0, 1.0])), torch.diag(torch.tensor([2.0, 3.0]))
+    assert energy_of(pair) == pytest.approx(25)  # of diag(4, 3)
+    a, b = cut_off(pair, 1)
     assert torch.allclose(b @ a, torch.diag(torch.tensor([4.0, 0.0])), atol=1e-6)
-    assert energies == pytest.approx((16, 25))
+    assert energy_of((a, b)) == pytest.approx(16)
 
 
 def test_a_convolution_at_full_rank_is_exact():
     change = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(1))
-    (a, b), (kept, whole) = decomposed(change, 99)
+    a, b = nearest(change, 99)
     assert (a.shape, b.shape) == ((5, 3, 3, 3), (5, 5, 1, 1))
     assert torch.allclose(torch.einsum("orxy,rikl->oikl", b, a), change, atol=1e-5)
-    assert kept == pytest.approx(whole)
+    assert energy_of((a, b)) == pytest.approx(float(change.square().sum()))
+    again = cut_off((a, b), 99)
+    assert [factor.shape for factor in again] == [a.shape, b.shape]
+    assert torch.allclose(torch.einsum("orxy,rikl->oikl", again[1], again[0]), change, atol=1e-5)
 
 
 def test_weights_that_no_lora_holds_are_counted_and_named(run_of):

@@ -13,7 +13,7 @@ from safetydpo.features.stage import write_features
 from safetydpo.images.stage import render_pairs
 from safetydpo.merging.coactivation import activations
 from safetydpo.merging.registry import COACTIVATION, COVARIANCES, STRATEGIES
-from safetydpo.merging.stage import calibration_inputs, merge_experts, write_coactivation, write_covariances_of
+from safetydpo.merging.stage import calibration_inputs, merge_experts, write_coactivation, write_covariances
 from safetydpo.models.index import Index
 from safetydpo.models.lora import load_factors, save_factors
 from safetydpo.models.pipeline import load_pipeline
@@ -130,7 +130,7 @@ def test_diffusers_applies_all_of_a_merged_lora_and_says_nothing(model, features
     if statistics.name == COACTIVATION:
         write_coactivation(experts, paths, model, CONFIG, 0, statistics)
     elif statistics.name == COVARIANCES:
-        write_covariances_of(experts, paths, None, model, CONFIG, 0, statistics)
+        write_covariances(experts, paths, None, model, CONFIG, 0, statistics)
     merge_experts(strategy, experts, str(statistics), model, CONFIG, 0, tmp_path / "merged")
     merged = load_factors(tmp_path / "merged", "transformer")
     pipeline = DiffusionPipeline.from_pretrained(model.id, **dict.fromkeys(Index(model).missing))

@@ -7,10 +7,10 @@ from torch import nn
 
 from safetydpo.config.merging import Fusion, Merge
 from safetydpo.errors import SafetyDPOError
-from safetydpo.merging.fusion import RETAIN, Gathering, read_covariances, write_covariances
-from safetydpo.merging.stage import merge_experts, write_covariances_of
-from safetydpo.merging.strategies import merge, update_of
-from safetydpo.models.lora import load_factors, save_factors
+from safetydpo.merging.fusion import RETAIN, Gathering, read_covariances, save_covariances
+from safetydpo.merging.stage import merge_experts, write_covariances
+from safetydpo.merging.strategies import merge
+from safetydpo.models.lora import load_factors, save_factors, update_of
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.files import made_by
 
@@ -91,7 +91,7 @@ def test_from_experts_files_to_a_lora(tiny, tiny_features, tmp_path):
         folders[name] = str(tmp_path / name)
     paths, out = [str(tiny_features / "features.safetensors")], tmp_path / "covariances.safetensors"
     asked = Merge(calibration_prompts=2, calibration_timesteps=[100, 500], fusion=Fusion(retain_weight=0, ridge=1e-6))
-    write_covariances_of(folders, dict.fromkeys(folders, paths), None, tiny, asked, 0, out)
+    write_covariances(folders, dict.fromkeys(folders, paths), None, tiny, asked, 0, out)
     merge_experts("fusion", folders, str(out), tiny, asked, 0, tmp_path / "fusion")
     merged = load_factors(tmp_path / "fusion", "unet")
     experts = {name: load_factors(folder, "unet") for name, folder in folders.items()}
@@ -105,6 +105,6 @@ def test_from_experts_files_to_a_lora(tiny, tiny_features, tmp_path):
         assert ((update_of(pair) - mean) @ found["all"]).norm() < 0.6 * (mean @ found["all"]).norm()
     with pytest.raises(SafetyDPOError, match=r"is of the experts ring, cross in this order: delete it and rerun"):
         read_covariances(out, ["cross", "ring"])
-    write_covariances({}, out, made_by("merge", experts=["ring", "cross"]))
+    save_covariances({}, out, made_by("merge", experts=["ring", "cross"]))
     with pytest.raises(SafetyDPOError, match="has no statistics of down_blocks"):
         merge_experts("fusion", folders, str(out), tiny, asked, 0, tmp_path / "again")

@@ -8,7 +8,8 @@ import torch
 from safetydpo.config.merging import Merge
 from safetydpo.errors import SafetyDPOError
 from safetydpo.merging.registry import COACTIVATION, COVARIANCES, STRATEGIES
-from safetydpo.merging.strategies import cut, merge, truncate, winner_masks
+from safetydpo.merging.strategies import merge, winner_masks
+from safetydpo.models.lora import cut, truncate
 
 # Two experts of rank 1 on a layer with 2 inputs and 3 units. Updates B A:
 #   one = [[1, 0], [2, 0], [0, 0]],  two = [[0, 0], [0, 1], [0, 3]]
