@@ -31,6 +31,7 @@ def test_every_file_of_the_map_exists(finished):
         "experts/ring/pytorch_lora_weights.safetensors",
         "experts/all-single/training.parquet",
         "merged/co-merge/coactivation.parquet",
+        "merged/fusion/covariances.safetensors",
         "merged/ties/README.md",
         "tuning/merged-co-merge.json",
         "images/merged-co-merge/ood/0.parquet",
