@@ -1,6 +1,5 @@
 """A LoRA in kohya's naming: modules as sd-scripts trains them, whose queries, keys and values may be one weight."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,9 +8,9 @@ import torch
 from safetydpo.errors import SafetyDPOError
 from safetydpo.export.factors import in_precision, update_of
 from safetydpo.export.header import architecture_of, is_xl, modelspec, training_of
-from safetydpo.export.ldm import unet_name
 from safetydpo.export.request import Asked, Made
 from safetydpo.models.index import UNREADABLE
+from safetydpo.models.layer_names import flat, layers_of, original_names
 from safetydpo.models.lora import Factors, Pair
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.storage.files import write_safetensors
@@ -24,19 +23,6 @@ then `<lora:NAME:1>` in the prompt. diffusers:
 ```python
 pipe.load_lora_weights("this folder", weight_name="lora.safetensors")
 ```"""
-# Layers of FLUX and Z-Image that are one weight in their original layout -> that weight's name there.
-QKV, TEXT_QKV = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
-FLUX_BLOCKS = {
-    "attn.to_out.0": "img_attn_proj",
-    "attn.to_add_out": "txt_attn_proj",
-    "ff.net.0.proj": "img_mlp_0",
-    "ff.net.2": "img_mlp_2",
-    "ff_context.net.0.proj": "txt_mlp_0",
-    "ff_context.net.2": "txt_mlp_2",
-    "norm1.linear": "img_mod_lin",
-    "norm1_context.linear": "txt_mod_lin",
-}
-FLUX_SINGLE_BLOCKS = {"proj_out": "linear2", "norm.linear": "modulation_lin"}
 
 
 class Place(NamedTuple):
@@ -46,37 +32,18 @@ class Place(NamedTuple):
     layers: tuple[str, ...]
 
 
-def _unet(layer: str, config: Any) -> Place:
-    """sd-scripts trains SD 1.x and 2.x as diffusers has them, XL in its original layout."""
-    name = unet_name(f"{layer}.weight", config).removesuffix(".weight") if is_xl(config) else layer
-    return Place(name.replace(".", "_"), (layer,))
-
-
-def _flux(layer: str, config: Any) -> Place:
-    del config
-    if match := re.fullmatch(r"(transformer_blocks\.(\d+))\.(.+)", layer):
-        block, head, rest = match[1], f"double_blocks_{match[2]}", match[3]
-        for stream, names in (("img", QKV), ("txt", TEXT_QKV)):
-            if rest.removeprefix("attn.") in names:
-                return Place(f"{head}_{stream}_attn_qkv", tuple(f"{block}.attn.{name}" for name in names))
-        return Place(f"{head}_{FLUX_BLOCKS[rest]}", (layer,))
-    if match := re.fullmatch(r"(single_transformer_blocks\.(\d+))\.(.+)", layer):
-        block, head, rest = match[1], f"single_blocks_{match[2]}", match[3]
-        if rest in (*(f"attn.{name}" for name in QKV), "proj_mlp"):
-            return Place(f"{head}_linear1", (*(f"{block}.attn.{name}" for name in QKV), f"{block}.proj_mlp"))
-        return Place(f"{head}_{FLUX_SINGLE_BLOCKS[rest]}", (layer,))
-    raise KeyError(layer)
-
-
-def _z_image(layer: str, config: Any) -> Place:
-    del config
-    block, found, rest = layer.partition(".attention.")
-    if found and rest in QKV:
-        return Place(f"{block.replace('.', '_')}_attention_qkv", tuple(f"{block}.attention.{name}" for name in QKV))
-    return Place(layer.replace(".to_out.0", ".out").replace(".", "_"), (layer,))
-
-
-PLACES = {"unet": _unet, "flux": _flux, "z-image": _z_image}
+def places_of(network: Any, family: str) -> dict[str, Place]:
+    """Layer -> its place. sd-scripts trains SD 1.x and 2.x as diffusers has them, all others in their original layout;
+    layers of Z-Image that have no name of their own there have diffusers' too.
+    """
+    layers, found = layers_of("network", network), {}
+    if family == "z-image" or (family == "unet" and not is_xl(network.config)):
+        found = {name: Place(flat(name), (name,)) for name in layers}
+    if family != "unet" or is_xl(network.config):
+        for original, own in original_names(network, layers):
+            place = Place(flat(original), tuple(layer.name for layer in own))
+            found |= dict.fromkeys(place.layers, place)
+    return found
 
 
 def joined(parts: list[Pair | None], outputs: list[int]) -> Pair:
@@ -100,7 +67,8 @@ def joined(parts: list[Pair | None], outputs: list[int]) -> Pair:
 
 def kohya_tensors(factors: Factors, network: Any, family: str) -> dict[str, torch.Tensor]:
     """The tensors of a file; KeyError with a layer that has no place in it."""
-    places = dict.fromkeys(PLACES[family](layer, network.config) for layer in sorted(factors))
+    known = places_of(network, family)
+    places = dict.fromkeys(known[layer] for layer in sorted(factors))
     tensors = {}
     for place in places:
         outputs = [len(network.get_submodule(layer).weight) for layer in place.layers]

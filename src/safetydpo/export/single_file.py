@@ -8,10 +8,10 @@ from diffusers.loaders import FromSingleFileMixin
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.export.header import architecture_of, modelspec
-from safetydpo.export.ldm import clip_weights, open_clip_weights, unet_weights, vae_weights
 from safetydpo.export.request import Asked, Made
 from safetydpo.models.folders import folder_of
 from safetydpo.models.index import UNREADABLE, UNUSED
+from safetydpo.models.ldm import clip_weights, open_clip_weights, unet_weights, vae_weights
 from safetydpo.storage.files import write_safetensors
 
 FILE = "model.safetensors"

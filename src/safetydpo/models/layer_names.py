@@ -6,10 +6,13 @@ Names are compared with every dot as an underscore, as kohya writes them: both `
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import product
 from typing import Any, NamedTuple
 
 from torch import nn
+
+from safetydpo.models.ldm import unet_name
 
 NETWORKS = ("unet", "transformer")
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -29,12 +32,6 @@ OLDER = {
     "v_proj": ("to_v",),
     "out_proj": ("to_out",),
 }
-RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1"}
-RESNET |= {"conv_shortcut": "skip_connection"}
-UNET = {"conv_in": "input_blocks.0.0", "conv_out": "out.2", "mid_block.attentions.0": "middle_block.1"}
-UNET |= {"mid_block.resnets.0": "middle_block.0", "mid_block.resnets.1": "middle_block.2"}
-UNET |= {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
-UNET |= {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
 QKV, ADDED = ("attn.to_q", "attn.to_k", "attn.to_v"), ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
 # A transformer's original blocks -> ours, and original layer -> the layers whose rows it has, one after the other.
 # Layers whose rows diffusers has in another order (modulations of the output) are not here: a LoRA on one is refused.
@@ -111,20 +108,20 @@ def layer_names(pipeline: Any) -> Names:
     component = pipeline.family.kind.component
     network = pipeline.family.network(pipeline)
     for part in (component, *ENCODERS):
-        layers = _layers(part, getattr(pipeline, part, None))
+        layers = layers_of(part, getattr(pipeline, part, None))
         for layer in layers.values():
             heads = NETWORK_HEADS if part == component else _encoder_heads(layer.part, getattr(pipeline, part))
             for name in _own_names(layer.name):
                 for head in (f"{part}_", *heads):
                     _enter(names, head + flat(name), (layer,))
         if part == component:
-            for original, own in _originals(network, layers):
+            for original, own in original_names(network, layers):
                 for head in NETWORK_HEADS:
                     _enter(names, head + flat(original), own)
     return names
 
 
-def _layers(part: str, module: Any) -> dict[str, Layer]:
+def layers_of(part: str, module: Any) -> dict[str, Layer]:
     """The layers of a part that a LoRA can be of."""
     if module is None:
         return {}
@@ -155,42 +152,15 @@ def _enter(names: Names, name: str, layers: tuple[Layer, ...]) -> None:
         names[name] = ()
 
 
-def _originals(network: Any, layers: dict[str, Layer]) -> Iterator[tuple[str, tuple[Layer, ...]]]:
+def original_names(network: Any, layers: dict[str, Layer]) -> Iterator[tuple[str, tuple[Layer, ...]]]:
     """Names of a network's layers in the checkpoint that it was published in, with the layers that each is of."""
     kind = type(network).__name__
-    if kind == "UNet2DConditionModel":
-        for name, layer in layers.items():
-            if original := _unet_original(name, network):
-                yield original, (layer,)
+    for name, layer in layers.items() if kind == "UNet2DConditionModel" else ():
+        with suppress(KeyError):
+            yield unet_name(f"{name}.weight", network.config).removesuffix(".weight"), (layer,)
     for theirs, (ours, ends) in ORIGINALS.get(kind, {}).items():
         numbers = [f".{i}." for i in range(len(network.get_submodule(ours)))] if ours else [""]
         for number, (end, own) in product(numbers, ends.items()):
             found = [layers[name] for name in (f"{ours}{number}{end}" for end in own) if name in layers]
             if len(found) == len(own):  # the last block lacks some
                 yield f"{theirs}{number}{end}", tuple(found)
-
-
-def _unet_original(name: str, unet: Any) -> str:
-    """A UNet's layer in the original checkpoints; "" where its blocks have layers of different number."""
-    if head := next((ours for ours in UNET if name == ours or name.startswith(f"{ours}.")), None):
-        return UNET[head] + _inner(name.removeprefix(head))
-    match = re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(.*)", name)
-    per = unet.config.layers_per_block
-    if match is None or not isinstance(per, int):
-        return ""
-    side, block, kind, at, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
-    if kind == "downsamplers":
-        return f"input_blocks.{(block + 1) * (per + 1)}.0.op"
-    if kind == "upsamplers":
-        after = 2 if hasattr(unet.up_blocks[block], "attentions") else 1
-        return f"output_blocks.{(block + 1) * (per + 1) - 1}.{after}.conv"
-    first = (
-        f"input_blocks.{block * (per + 1) + at + 1}" if side == "down" else f"output_blocks.{block * (per + 1) + at}"
-    )
-    return f"{first}.{int(kind == 'attentions')}{_inner(rest)}"
-
-
-def _inner(rest: str) -> str:
-    """What a layer of a block is called there, with its dot."""
-    name = rest.removeprefix(".")
-    return f".{RESNET.get(name, name)}" if name else ""

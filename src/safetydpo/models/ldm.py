@@ -33,11 +33,13 @@ def _renamed(rest: str, names: Mapping[str, str]) -> str:
 
 
 def unet_name(name: str, config: Any) -> str:
-    """The original name of a weight of a UNet2DConditionModel of this config; KeyError where it has none."""
+    """The original name of a weight of a UNet2DConditionModel of this config; KeyError where it has none, as where its
+    blocks have layers of different number.
+    """
     fixed = LDM["unet"]["layers"] | LDM["unet"]["addition_embed_type"]
     if name in fixed:
         return fixed[name]
-    if not (match := UNET_BLOCK.fullmatch(name)):
+    if not (match := UNET_BLOCK.fullmatch(name)) or not isinstance(config["layers_per_block"], int):
         raise KeyError(name)
     side, block, kind, number, rest = match[1], int(match[2] or 0), match[3], int(match[4]), match[5]
     layers = config["layers_per_block"] + 1
