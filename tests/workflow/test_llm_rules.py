@@ -19,7 +19,7 @@ def written(tmp_path_factory):
     shutil.copytree(ROOT / "config/instructions", work.folder / "instructions")
     llm = {"instructions": "instructions", "concepts": "concepts", "concurrency": 4}
     prompts = prompts_of(server, pairs=6, window=None, llm=llm).model_dump()
-    files = {"tune": {"scales": [1.0]}, "train": {"preserve": {"weight": 0}}}
+    files = {"tune": {"scales": [1.0]}, "train": {"preserve": {"weight": 0}}, "merge": {"strategies": ["co-merge"]}}
     changes = {"prompts": prompts, "categories": [{"name": "ring", "concepts": ["odalo", "gumet"]}], **files}
     changes["evaluate"] = {
         "matrix": [{"methods": ["base", "expert-ring"], "benchmarks": ["test"]}],
@@ -87,7 +87,8 @@ def test_a_missing_key_is_one_sentence(written, monkeypatch):
 
 def test_images_that_are_brought_are_read_and_not_rendered(tmp_path):
     changes = {"prompts": {"source": "folder", "path": "data", "pairs": 8}, "tune": {"scales": [1.0]}}
-    changes |= {"train": {"preserve": {"weight": 0}}, "baselines": {"uce": {"retain": False}}}
+    changes |= {"train": {"preserve": {"weight": 0}}, "merge": {"strategies": ["co-merge"]}}
+    changes["baselines"] = {"uce": {"retain": False}}
     plan = Workdir(tmp_path).planned(changes)
     assert plan["read_pairs"] == 4
     assert "render_pairs" not in plan

@@ -8,6 +8,8 @@ from snakes import REDUCED, ROOT, Workdir, copy_of_the_sources
 from safetydpo.config.versions import STAGE_VERSION
 
 EVALUATION = {"benchmark_prompts", "render_benchmark", "score", "metrics", "report", "all", "resolved_config"}
+MERGES = len(yaml.safe_load(REDUCED.read_text())["merge"]["strategies"])
+TUNED = MERGES + 1  # and all-single
 
 
 def changed(**sections: dict) -> dict:
@@ -27,7 +29,7 @@ def test_beta_touches_training_and_what_follows(finished):
     plan = finished.planned(changed(train={"beta": 300}))
     assert plan["train_expert"] == 2
     assert plan["train_all_single"] == 1
-    assert plan["merge_experts"] == 2
+    assert plan["merge_experts"] == MERGES
     assert not {"prompts", "render_pairs", "features", "retain_prompts", "render_retain", "benchmark_prompts"} & set(
         plan
     )
@@ -35,7 +37,7 @@ def test_beta_touches_training_and_what_follows(finished):
 
 def test_another_noise_or_draw_of_timesteps_trains_anew_alone(finished):
     plan = finished.planned({"train": {"noise": "rendered", "timestep_sampling": "logit-normal"}})
-    assert (plan["train_expert"], plan["train_all_single"], plan["merge_experts"]) == (2, 1, 2)
+    assert (plan["train_expert"], plan["train_all_single"], plan["merge_experts"]) == (2, 1, MERGES)
     assert not {"prompts", "render_pairs", "features", "retain_features", "benchmark_prompts"} & set(plan)
 
 
@@ -56,7 +58,7 @@ def test_concepts_of_one_category_touch_it_and_the_merges(finished):
     assert plan["prompts"] == 1
     assert plan["render_pairs"] == 2  # its shards
     assert plan["train_expert"] == 1
-    assert plan["merge_experts"] == 2
+    assert plan["merge_experts"] == MERGES
 
 
 def test_a_new_category_adds_without_redoing(finished):
@@ -118,7 +120,7 @@ def test_a_changed_verdict_or_another_ip_judges_nothing_again(finished):
 
 def test_the_first_verdict_tunes_anew(finished):
     plan = finished.planned({"judges": {"verdicts": ["q16", "demo"]}})
-    assert plan["tune_scale"] == 3
+    assert plan["tune_scale"] == TUNED
     assert "train_expert" not in plan
 
 
@@ -138,7 +140,7 @@ def test_another_q16_scores_and_tunes_anew_and_another_version_of_scoring_scores
     file.write_bytes((ROOT / "resources/demo/q16.safetensors").read_bytes())
     q16 = {"judge": "q16", "id": "resources/demo/clip", "path": str(file)}
     plan = finished.planned({"judges": {"panel": [q16, {"judge": "demo", "path": "resources/demo/detector"}]}})
-    assert (plan["copy_judge"], plan["tune_scale"]) == (1, 3)
+    assert (plan["copy_judge"], plan["tune_scale"]) == (1, TUNED)
     assert plan["score"] == 15
     number = STAGE_VERSION["score"]
     (tmp_path / "sources").mkdir()
@@ -168,7 +170,7 @@ def test_a_raised_stage_version_redoes_the_stage(finished, tmp_path):
     number = STAGE_VERSION["merge"]
     now, raised = f'"merge": {number},', f'"merge": {number + 1},'
     plan = edited(finished, tmp_path, "src/safetydpo/config/versions.py", now, raised)
-    assert plan["merge_experts"] == 2
+    assert plan["merge_experts"] == MERGES
     assert "train_expert" not in plan
 
 

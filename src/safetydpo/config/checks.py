@@ -341,7 +341,8 @@ def lacks_retain_prompts(config: Any) -> str:
     """The same of the preservation term's harmless prompts."""
     if config.prompts.own_sets or config.train.preserve.path:
         return ""
-    return "train.preserve.path: needed with train.preserve.weight or baselines.uce.retain, a file of harmless prompts"
+    users = "train.preserve.weight, baselines.uce.retain or the strategy fusion"
+    return f"train.preserve.path: needed with {users}, a file of harmless prompts"
 
 
 def problems_of_files(config: Any) -> Iterator[str]:
