@@ -21,7 +21,6 @@ class Format(NamedTuple):
     lacks: Mapping[str, str] = NOTHING  # family -> why there is none of it
 
 
-NO_CHECKPOINT = "checkpoints in its original layout are not written here; take `pipeline`"
 FORMATS = {
     kind.name: kind
     for kind in (
@@ -37,8 +36,7 @@ FORMATS = {
         Format(
             "single-file",
             "single_file:make",
-            "a checkpoint in the original layout, for ComfyUI and A1111",
-            lacks=dict.fromkeys(("sd3", "flux", "z-image"), NO_CHECKPOINT),
+            "a checkpoint in the original layout, for ComfyUI; of UNets for A1111 too",
         ),
     )
 }

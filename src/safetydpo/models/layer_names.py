@@ -7,12 +7,12 @@ Names are compared with every dot as an underscore, as kohya writes them: both `
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import product
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from safetydpo.models.ldm import unet_name
+from safetydpo.models.families.layouts import places, turned
+from safetydpo.models.families.ldm import unet_name
 
 NETWORKS = ("unet", "transformer")
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -32,57 +32,6 @@ OLDER = {
     "v_proj": ("to_v",),
     "out_proj": ("to_out",),
 }
-QKV, ADDED = ("attn.to_q", "attn.to_k", "attn.to_v"), ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
-# A transformer's original blocks -> ours, and original layer -> the layers whose rows it has, one after the other.
-# Layers whose rows diffusers has in another order (modulations of the output) are not here: a LoRA on one is refused.
-Blocks = dict[str, tuple[str, dict[str, tuple[str, ...]]]]
-SD3: Blocks = {
-    "joint_blocks": (
-        "transformer_blocks",
-        {
-            "x_block.attn.qkv": QKV,
-            "x_block.attn.proj": ("attn.to_out.0",),
-            "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
-            "x_block.attn2.proj": ("attn2.to_out.0",),
-            "x_block.mlp.fc1": ("ff.net.0.proj",),
-            "x_block.mlp.fc2": ("ff.net.2",),
-            "x_block.adaLN_modulation.1": ("norm1.linear",),
-            "context_block.attn.qkv": ADDED,
-            "context_block.attn.proj": ("attn.to_add_out",),
-            "context_block.mlp.fc1": ("ff_context.net.0.proj",),
-            "context_block.mlp.fc2": ("ff_context.net.2",),
-        },
-    ),
-}
-FLUX: Blocks = {
-    "double_blocks": (
-        "transformer_blocks",
-        {
-            "img_attn.qkv": QKV,
-            "img_attn.proj": ("attn.to_out.0",),
-            "img_mlp.0": ("ff.net.0.proj",),
-            "img_mlp.2": ("ff.net.2",),
-            "img_mod.lin": ("norm1.linear",),
-            "txt_attn.qkv": ADDED,
-            "txt_attn.proj": ("attn.to_add_out",),
-            "txt_mlp.0": ("ff_context.net.0.proj",),
-            "txt_mlp.2": ("ff_context.net.2",),
-            "txt_mod.lin": ("norm1_context.linear",),
-        },
-    ),
-    "single_blocks": (
-        "single_transformer_blocks",
-        {"linear1": (*QKV, "proj_mlp"), "linear2": ("proj_out",), "modulation.lin": ("norm.linear",)},
-    ),
-    "": ("", {"img_in": ("x_embedder",), "txt_in": ("context_embedder",), "final_layer.linear": ("proj_out",)}),
-}
-Z_IMAGE_ATTENTION = {
-    "attention.qkv": ("attention.to_q", "attention.to_k", "attention.to_v"),
-    "attention.out": ("attention.to_out.0",),
-}
-Z_IMAGE: Blocks = {name: (name, Z_IMAGE_ATTENTION) for name in ("layers", "noise_refiner", "context_refiner")}
-Z_IMAGE[""] = "", {"x_embedder": ("all_x_embedder.2-1",), "final_layer.linear": ("all_final_layer.2-1.linear",)}
-ORIGINALS = {"SD3Transformer2DModel": SD3, "FluxTransformer2DModel": FLUX, "ZImageTransformer2DModel": Z_IMAGE}
 
 
 class Layer(NamedTuple):
@@ -158,9 +107,7 @@ def original_names(network: Any, layers: dict[str, Layer]) -> Iterator[tuple[str
     for name, layer in layers.items() if kind == "UNet2DConditionModel" else ():
         with suppress(KeyError):
             yield unet_name(f"{name}.weight", network.config).removesuffix(".weight"), (layer,)
-    for theirs, (ours, ends) in ORIGINALS.get(kind, {}).items():
-        numbers = [f".{i}." for i in range(len(network.get_submodule(ours)))] if ours else [""]
-        for number, (end, own) in product(numbers, ends.items()):
-            found = [layers[name] for name in (f"{ours}{number}{end}" for end in own) if name in layers]
-            if len(found) == len(own):  # the last block lacks some
-                yield f"{theirs}{number}{end}", tuple(found)
+    away = turned(network)  # a LoRA on one of them is refused
+    for original, own in places(network):
+        if layers.keys() >= set(own) and not away.intersection(own):
+            yield original, tuple(layers[name] for name in own)

@@ -1,6 +1,7 @@
 """Checkpoints of one file in the layout that a model was published in, read by diffusers on the parts of its base."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError
 
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
+from safetydpo.models.families.layouts import NETWORK
 from safetydpo.models.folders import shapes_in
 from safetydpo.models.index import UNREADABLE, Index
 from safetydpo.models.pipeline import load_pipeline
 
-NETWORK = "model.diffusion_model."
 # What names of a file's tensors begin with -> the parts, by name or class, that diffusers reads from them.
 PARTS: dict[str, tuple[str, ...]] = {
     NETWORK: ("unet", "transformer"),
@@ -59,8 +60,14 @@ def load_single_file(config: Model, file: Path) -> Any:
         module = getattr(read, part)
         if lost := next((key for key, value in module.state_dict().items() if value.is_meta), None):
             raise _unread(file, config, f"it lacks {lost} of the {part}")
-        setattr(pipeline, part, module.to(pipeline.device))
+        setattr(pipeline, part, module.eval().to(pipeline.device))  # diffusers leaves T5's dropout on
     return pipeline
+
+
+def parts_of(key: str, classes: Mapping[str, str]) -> set[str]:
+    """The parts of a pipeline (part -> its class) that a checkpoint's tensor is read into."""
+    known = next((names for head, names in PARTS.items() if key.startswith(head)), ())
+    return {part for part, kind in classes.items() if {part, kind} & set(known)}
 
 
 def _unread(file: Path, config: Model, reason: str) -> SafetyDPOError:
@@ -82,9 +89,8 @@ def _held(shapes: dict[str, tuple[int, ...]], index: Index, file: Path) -> set[s
         )
     held = set()
     for key, shape in shapes.items():
-        head = next((head for head in PARTS if key.startswith(head)), None)
-        parts = [part for part, (_, kind) in index.used.items() if {part, kind} & set(PARTS[head])] if head else []
-        held |= set(parts)
+        parts = parts_of(key, {part: kind for part, (_, kind) in index.used.items()})
+        held |= parts
         if not parts and len(shape) > 1 and not key.startswith(IGNORED):
             raise SafetyDPOError(
                 f"{file} is a checkpoint with {key}, for which {index.pipeline_class.__name__} has no part that "

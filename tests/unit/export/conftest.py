@@ -37,7 +37,9 @@ def factors_on(network, targets):
 
 
 def as_published(folder, family):
-    """What tells text encoders apart in published models: SD 2's is OpenCLIP's, XL's two are of different widths."""
+    """What tells text encoders apart in published models: SD 2's is OpenCLIP's, XL's and SD3's two are of different
+    widths, and SD3's first does not project.
+    """
     if family == "sd21":
         config = folder / "text_encoder/config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_act": "gelu"}))
@@ -47,6 +49,14 @@ def as_published(folder, family):
             config = CLIPTextConfig.from_pretrained(folder, subfolder=part)
             config.hidden_size, config.hidden_act = width, "gelu" if part[-1] == "2" else "quick_gelu"
             kind(config).save_pretrained(folder / part)
+    if family.startswith("sd3"):
+        for part, width in (("text_encoder", 8), ("text_encoder_2", 24)):
+            config = CLIPTextConfig.from_pretrained(folder, subfolder=part)
+            config.hidden_size = config.projection_dim = width
+            encoder = CLIPTextModelWithProjection(config)
+            if width == 8:
+                torch.nn.init.eye_(encoder.text_projection.weight)
+            encoder.save_pretrained(folder / part)
 
 
 class Run:

@@ -1,16 +1,23 @@
 """A checkpoint in the original layout is read by diffusers' own conversion, and renders the same."""
 
 import json
+import re
 from pathlib import Path
 
 import diffusers
 import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
+from original_layout import sd3_file, z_image_file
 from safetensors import safe_open
 
 from safetydpo.config.baselines import Baselines
 from safetydpo.errors import SafetyDPOError
 from safetydpo.export.single_file import FILE
 from safetydpo.export.stage import export
+from safetydpo.models.families.layouts import transformer_weights
+from safetydpo.models.pipeline import load_pipeline
 
 METHOD = "merged-co-merge"
 # Weights that programs know a checkpoint by, and their shapes in the tiny models (latents 4, width 16, VAE 8).
@@ -29,8 +36,29 @@ KNOWN = {
         "conditioner.embedders.1.model.text_projection": [24, 16],
         "model.diffusion_model.label_emb.0.0.weight": [32, 40],
     },
+    "sd3": {
+        "model.diffusion_model.joint_blocks.1.context_block.attn.qkv.weight": [48, 16],
+        "model.diffusion_model.x_embedder.proj.weight": [16, 4, 2, 2],
+        "model.diffusion_model.pos_embed": [1, 256, 16],
+        "first_stage_model.encoder.conv_in.weight": [8, 3, 3, 3],
+        "text_encoders.clip_l.transformer.text_model.embeddings.position_embedding.weight": [16, 8],
+        "text_encoders.clip_g.transformer.text_model.embeddings.position_embedding.weight": [16, 24],
+    },
+    "sd3-t5": {"text_encoders.t5xxl.transformer.shared.weight": [160, 48]},
+    "z-image": {
+        "model.diffusion_model.layers.0.attention.qkv.weight": [96, 32],
+        "model.diffusion_model.x_pad_token": [1, 32],
+    },
     "sd21": {"cond_stage_model.model.transformer.resblocks.0.attn.in_proj_bias": [48]},
 }
+
+
+ARCHITECTURES = {
+    "sd15": "stable-diffusion-v1",
+    "sd21": "stable-diffusion-v1",  # the tiny one has its width
+    "sdxl": "stable-diffusion-xl-v1-base",
+}
+LOADED = {"sd3": {"text_encoder_3": None, "tokenizer_3": None}, "z-image": {"text_encoder": "base", "vae": "base"}}
 
 
 @pytest.mark.parametrize("family", KNOWN)
@@ -38,21 +66,55 @@ def test_from_single_file_renders_what_the_workflow_rendered(run_of, tmp_path, f
     run = run_of(family)
     said = export(run.config, run.folder, METHOD, "single-file", tmp_path / "out")
     kind = json.loads((Path(run.model.id) / "model_index.json").read_text())["_class_name"]
-    pipeline = getattr(diffusers, kind).from_single_file(str(tmp_path / "out" / FILE), config=run.model.id)
+    base = load_pipeline(run.model).components
+    given = {part: value and base[part] for part, value in LOADED.get(family, {}).items()}
+    pipeline = getattr(diffusers, kind).from_single_file(str(tmp_path / "out" / FILE), config=run.model.id, **given)
+    if t5 := getattr(pipeline, "text_encoder_3", None):
+        t5.eval()  # as the card says
     assert abs(run.image(pipeline) - run.image()).max() <= 2
+    assert abs(run.image() - run.base_image()).max() > 2
     with safe_open(tmp_path / "out" / FILE, framework="pt") as file:
-        name = "stable-diffusion-xl-v1-base" if family == "sdxl" else "stable-diffusion-v1"
-        assert file.metadata()["modelspec.architecture"] == name
         shapes = {key: file.get_slice(key).get_shape() for key in KNOWN[family]}
+        assert file.metadata().get("modelspec.architecture") == ARCHITECTURES.get(family)
     assert shapes == KNOWN[family]
     assert ("predicts v" in said) == (family == "sd21")
+    assert ("no text_encoder and vae" in said) == (family == "z-image")
+    card = (tmp_path / "out/README.md").read_text()
+    assert ("pipe.text_encoder_3.eval()" in card) == (family == "sd3-t5")
+    for part, value in LOADED.get(family, {}).items():
+        assert f", {part}={part if value else None}" in card
+    assert ("models/Stable-diffusion" in card) == (family in ARCHITECTURES)
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux-dev", "z-image"])
-def test_families_whose_layout_is_not_written_are_refused(run_of, tmp_path, family):
-    run = run_of(family)
-    with pytest.raises(SafetyDPOError, match=r"single-file cannot be had of .*: checkpoints in its original layout"):
+def test_every_weight_is_where_it_was_published(run_of, tmp_path):
+    """Beside names by hand: halves of modulations that change places, one matrix of three."""
+    for family, written in (("sd3", sd3_file), ("z-image", z_image_file)):
+        network = run_of(family).network
+        ours, theirs = transformer_weights(network), written(network)
+        assert ours.keys() == theirs.keys()
+        assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_diffusers_reads_a_flux_of_the_published_width_and_no_other(run_of, tmp_path):
+    """Its reader splits by that width, so that the tiny one cannot be read: thin weights of as many rows can."""
+    run = run_of("flux-dev")
+    with pytest.raises(SafetyDPOError, match=r"single-file cannot be had of .*: diffusers does not read the file back"):
         export(run.config, run.folder, METHOD, "single-file", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with torch.device("meta"):
+        config = {"num_layers": 2, "num_single_layers": 2, "joint_attention_dim": 8, "pooled_projection_dim": 8}
+        network = FluxTransformer2DModel(guidance_embeds=True, **config)
+    draw = torch.Generator().manual_seed(1)
+    thin = {
+        name: torch.randn(len(weight), *([2] * (weight.ndim - 1)), generator=draw)
+        for name, weight in network.state_dict().items()
+    }
+    network.state_dict = lambda: thin
+    written = transformer_weights(network)
+    assert len(written) == len({name for name in written if not re.search(r"\.(to_[qkv]|proj_mlp|norm1)\.", name)})
+    read = convert_flux_transformer_checkpoint_to_diffusers(written)
+    assert read.keys() == thin.keys()
+    assert all(read[name].equal(thin[name]) for name in thin)
 
 
 def test_an_external_of_another_class_says_its_own_architecture(run_of, tmp_path):

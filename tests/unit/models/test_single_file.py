@@ -62,6 +62,19 @@ def test_other_families_files_are_read(tmp_path, family, written):
     assert same(pipeline.family.network(pipeline), network)
 
 
+def test_a_t5_is_read_without_its_dropout(tmp_path):
+    """diffusers leaves it in training mode."""
+    base, other = (make_pipeline(tmp_path / name, "sd3-t5", seed) for name, seed in (("base", 0), ("other", 9)))
+    other = load_pipeline(other)
+    encoder = {
+        f"text_encoders.t5xxl.transformer.{key}": tensor.clone()
+        for key, tensor in other.text_encoder_3.state_dict().items()
+    }
+    pipeline = read(base, tmp_path, sd3_file(other.transformer) | encoder)
+    assert same(pipeline.text_encoder_3, other.text_encoder_3)
+    assert not pipeline.text_encoder_3.training
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

@@ -146,6 +146,12 @@ class Family:
         side = pipeline.default_sample_size * pipeline.vae_scale_factor
         return side, side
 
+    def checkpoint(self, pipeline: Any) -> dict[str, torch.Tensor]:
+        """Weights of a pipeline in the layout that such models are published in, as one file; of text encoders those
+        that have a place there. KeyError with a weight that has none.
+        """
+        raise NotImplementedError
+
     def check(self, config: Any, model: Model) -> None:
         """SafetyDPOError where the settings of `model` do not suit a network of this config."""
 

@@ -17,6 +17,8 @@ from safetydpo.models.families.family import (
     refuse_guidance,
     start_and_end,
 )
+from safetydpo.models.families.layouts import encoder_weights, transformer_weights
+from safetydpo.models.families.ldm import vae_weights
 
 
 class Flux(Family):
@@ -90,6 +92,12 @@ class Flux(Family):
 
     def starting_latents(self, noise: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return packed_latents(noise.to(dtype))
+
+    def checkpoint(self, pipeline: Any) -> dict[str, torch.Tensor]:
+        found = transformer_weights(pipeline.transformer) | vae_weights(pipeline.vae, "vae.")
+        for part, name in (("text_encoder", "clip_l"), ("text_encoder_2", "t5xxl")):
+            found |= encoder_weights(getattr(pipeline, part), f"text_encoders.{name}")
+        return found
 
     def check(self, config: Any, model: Model) -> None:
         if not config["guidance_embeds"]:

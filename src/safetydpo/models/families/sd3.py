@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from safetydpo.config.model import Model
 from safetydpo.models.families.family import Call, Condition, Family, Readers, max_sequence_length, start_and_end
+from safetydpo.models.families.layouts import encoder_weights, transformer_weights
+from safetydpo.models.families.ldm import vae_weights
 
 
 class Sd3(Family):
@@ -77,3 +79,9 @@ class Sd3(Family):
 
     def patch(self, config: Any) -> int:
         return config["patch_size"]
+
+    def checkpoint(self, pipeline: Any) -> dict[str, torch.Tensor]:
+        found = transformer_weights(pipeline.transformer) | vae_weights(pipeline.vae)
+        for part, name in (("text_encoder", "clip_l"), ("text_encoder_2", "clip_g"), ("text_encoder_3", "t5xxl")):
+            found |= encoder_weights(getattr(pipeline, part), f"text_encoders.{name}")
+        return found

@@ -7,6 +7,8 @@ import torch
 
 from safetydpo.config.model import Model
 from safetydpo.models.families.family import Call, Condition, Family, Readers, start_and_end
+from safetydpo.models.families.layouts import encoder_weights
+from safetydpo.models.families.ldm import open_clip_weights, unet_weights, vae_weights
 
 
 class Unet(Family):
@@ -81,3 +83,15 @@ class Unet(Family):
             return None
         height, width = size if isinstance(size, list | tuple) else (size, size)
         return height * unit, width * unit
+
+    def checkpoint(self, pipeline: Any) -> dict[str, torch.Tensor]:
+        found = unet_weights(pipeline.unet) | vae_weights(pipeline.vae)
+        first, second = (getattr(pipeline, part, None) for part in ("text_encoder", "text_encoder_2"))
+        if first is None:
+            raise KeyError("second text encoder without a first")
+        if second is not None:
+            heads = (f"conditioner.embedders.{i}" for i in range(2))
+            return found | encoder_weights(first, next(heads)) | open_clip_weights(second, next(heads))
+        # OpenAI's CLIP has an activation that only it has; SD 2's is OpenCLIP's
+        weights = encoder_weights if first.config.hidden_act == "quick_gelu" else open_clip_weights
+        return found | weights(first, "cond_stage_model")

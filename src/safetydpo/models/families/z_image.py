@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from safetydpo.config.model import Model
 from safetydpo.models.families.family import Call, Condition, Family, Readers, max_sequence_length, mean_of
+from safetydpo.models.families.layouts import transformer_weights
 
 ALIGNED = 32  # the network pads each caption to a multiple of this
 
@@ -91,6 +92,10 @@ class ZImage(Family):
 
     def native_size(self, pipeline: Any) -> tuple[int, int] | None:
         return 1024, 1024
+
+    def checkpoint(self, pipeline: Any) -> dict[str, torch.Tensor]:
+        """The transformer alone, as it is published: diffusers reads no other part beside it."""
+        return transformer_weights(pipeline.transformer)
 
 
 def _chat(tokenizer: Any, prompt: str, tokenize: bool) -> Any:

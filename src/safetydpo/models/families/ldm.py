@@ -82,22 +82,13 @@ def unet_weights(unet: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def vae_weights(vae: Any) -> dict[str, torch.Tensor]:
+def vae_weights(vae: Any, head: str = "first_stage_model.") -> dict[str, torch.Tensor]:
     """A VAE in the original layout, whose attention is made of convolutions."""
     found = {}
     for name, weight in vae.state_dict().items():
         key = vae_name(name, vae.config)
-        found[f"first_stage_model.{key}"] = weight[..., None, None] if ".attn_" in key and weight.ndim == 2 else weight
+        found[head + key] = weight[..., None, None] if ".attn_" in key and weight.ndim == 2 else weight
     return found
-
-
-def clip_weights(encoder: Any, head: str) -> dict[str, torch.Tensor]:
-    """OpenAI's CLIP text encoder, as transformers names it, under `<head>.transformer.`."""
-    names = (name.removeprefix("text_model.") for name in encoder.state_dict())
-    return {
-        f"{head}.transformer.text_model.{name}": weight
-        for name, weight in zip(names, encoder.state_dict().values(), strict=True)
-    }
 
 
 def open_clip_weights(encoder: Any, head: str) -> dict[str, torch.Tensor]:
