@@ -17,6 +17,12 @@ def test_an_export_needs_its_weights_and_scale_and_no_report(tmp_path):
     assert not {"report", "metrics", "erase"} & set(plan)
 
 
+def test_rank_and_precision_are_of_the_config(tmp_path):
+    changes = {"export": {"rank": 4, "dtype": "float16"}}
+    done = Workdir(tmp_path).run("--dry-run", f"{FOLDER}/esd-u/kohya", f"{FOLDER}/esd-u/pipeline", changes=changes)
+    assert done.returncode == 0, done.stdout
+
+
 def test_what_cannot_be_exported_is_one_sentence_and_nothing_starts(tmp_path):
     for target, said in (
         ("sld-max/pipeline", "sld-max acts while images are rendered and has no weights to export"),

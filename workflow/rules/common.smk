@@ -7,7 +7,7 @@ from safetydpo.config.checks import lacks_retain_prompts, lacks_tuning_prompts
 from safetydpo.config.loading import planned_config
 from safetydpo.config.versions import MACHINE_KEYS, STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
-from safetydpo.export.registry import asked_for, refuse_family
+from safetydpo.export.registry import FORMATS, asked_for, refuse_family
 from safetydpo.methods.registry import ERASERS, method_of
 from safetydpo.models.families.registry import kind_of
 
@@ -106,12 +106,17 @@ def method_inputs(wildcards):
 def export_inputs(wildcards):
     """What an export is made of; one sentence, before the first job, where it cannot be had."""
     try:
-        _, form = asked_for(wildcards.method, wildcards.format)
+        _, form = asked_for(wildcards.method, wildcards.format, export_rank(wildcards))
         if kind := kind_of(CFG.model.index() or {}):
             refuse_family(form, kind, CFG.model.id)
     except SafetyDPOError as error:
         sys.exit(str(error))
     return method_inputs(wildcards) | {"metrics": present(f"{RUN}/metrics.parquet")}
+
+
+def export_rank(wildcards):
+    """The rank at which an export is cut off, of the formats that are LoRAs."""
+    return CFG.export.rank if FORMATS[wildcards.format].adapter else None
 
 
 def train_params(train):

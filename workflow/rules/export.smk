@@ -9,8 +9,6 @@
 # Outputs:
 #   export/<method>/<format>/                    which formats: src/safetydpo/export/registry.py
 
-from safetydpo.export.registry import FORMATS
-
 
 rule export:
     input:
@@ -31,6 +29,8 @@ rule export:
     params:
         model=MODEL,
         baselines=lambda wildcards: asked_of(wildcards.method),
+        rank=export_rank,
+        dtype=CFG.export.dtype,
         version=STAGE_VERSION["export"],
     message:
         "Export {wildcards.method} as {wildcards.format}"

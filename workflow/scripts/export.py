@@ -6,5 +6,6 @@ from safetydpo.running.jobs import job
 with job(snakemake) as say:
     from safetydpo.export.stage import export
 
-    config, names = load_config(snakemake.config), snakemake.wildcards
-    say(export(config, Path(config.folder), names.method, names.format, Path(snakemake.output[0])))
+    config, names, p = load_config(snakemake.config), snakemake.wildcards, snakemake.params
+    out = Path(snakemake.output[0])
+    say(export(config, Path(config.folder), names.method, names.format, out, p.rank, p.dtype))

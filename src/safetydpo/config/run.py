@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -63,6 +63,17 @@ class Report(Section):
     scenes: Annotated[int, Field(ge=1, le=100)] = Field(7, description="Prompts per image grid")
 
 
+class Export(Section):
+    """Rule `export`, which has no flags as the command has; each target is results/<run>/export/<method>/<format>."""
+
+    rank: Annotated[int, Field(ge=1, le=10**4)] | None = Field(
+        None, description="Rank at which LoRAs are cut off; of methods that are no LoRA of the run it is needed"
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+        None, description="Precision of the weights; null: model.dtype, of LoRAs float32"
+    )
+
+
 class Resources(Section):
     """What jobs ask of a cluster; memory grows with each retry."""
 
@@ -96,6 +107,7 @@ class Config(Section):
     attacks: Attacks = Field(default_factory=Attacks)  # type: ignore[arg-type]
     ablation: list[Study] = Field(default_factory=list, description="Studies, each a target of its own")
     report: Report = Field(default_factory=Report)  # type: ignore[arg-type]
+    export: Export = Field(default_factory=Export)  # type: ignore[arg-type]
     resources: Resources = Field(default_factory=Resources)  # type: ignore[arg-type]
 
     @property

@@ -62,7 +62,7 @@ def asked_for(name: str, form: str, rank: int | None = None) -> tuple[Method, Fo
     if rank is None and wanted.adapter and not is_lora(method):
         raise SafetyDPOError(
             f"{name} is no LoRA of the run: {form} of it needs a rank, at which its change of each layer is cut off; "
-            f"give `safetydpo export --rank`, such as 32, or take `pipeline`."
+            "give `safetydpo export --rank` (of the rule: export.rank), such as 32, or take `pipeline`."
         )
     return method, wanted
 
