@@ -27,6 +27,12 @@ PARTS: dict[str, tuple[str, ...]] = {
     "text_encoders.clip_g.": ("text_encoder_2",),
     "text_encoders.t5xxl.": ("T5EncoderModel",),
 }
+# Weights by which a transformer's file is known that has its names without NETWORK, as they are published alone too.
+BARE = (
+    "joint_blocks.0.x_block.attn.qkv.weight",
+    "double_blocks.0.img_attn.qkv.weight",
+    "layers.0.attention.qkv.weight",
+)
 UNUSED_NORM = ".norm_final.weight"  # of Z-Image, whose network has no such layer
 IGNORED = ("model_ema.",)  # averages of training, beside the weights themselves
 # Marks of a model that is trained on another noise than its layout says.
@@ -35,7 +41,13 @@ MARKS = {"v_pred": "v_prediction", "edm_vpred.sigma_max": "EDM", "edm_mean": "ED
 
 def is_single_file(path: Path) -> bool:
     """Whether a path is a safetensors file with a network in its original layout."""
-    return path.suffix == ".safetensors" and path.is_file() and any(key.startswith(NETWORK) for key in shapes_in(path))
+    return path.suffix == ".safetensors" and path.is_file() and any(key.startswith(NETWORK) for key in _shapes(path))
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of a file's tensors; those of a network alone by the names that they have in a whole checkpoint."""
+    shapes = shapes_in(file)
+    return {NETWORK + key: shape for key, shape in shapes.items()} if shapes.keys() & set(BARE) else shapes
 
 
 def load_single_file(config: Model, file: Path) -> Any:
@@ -43,7 +55,7 @@ def load_single_file(config: Model, file: Path) -> Any:
 
     Raises SafetyDPOError where it holds what diffusers would pass over, lacks weights, or is of another model.
     """
-    index, shapes = Index(config), shapes_in(file)
+    index, shapes = Index(config), _shapes(file)
     held = _held(shapes, index, file) - ({"vae"} if config.vae else set())
     pipeline = load_pipeline(config)
     _refuse_other(shapes, pipeline, file, config)
