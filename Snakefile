@@ -50,6 +50,11 @@ include: "workflow/rules/ablation.smk"
 include: "workflow/rules/export.smk"
 
 
+if CFG.hardens:
+
+    include: "workflow/rules/hardening.smk"
+
+
 rule all:
     input:
         f"{RUN}/report.html",

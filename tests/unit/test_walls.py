@@ -132,7 +132,13 @@ def test_scripts_are_thin_and_call_a_stage(path):
 
 def test_rules_have_the_names_of_rooms_and_scripts():
     rooms = {path.parent.name for path in LIBRARY.glob("*/stage.py")}
-    files = {path.stem for path in RULES[1:]} - {"common", "hooks", "ablation", "checks"}  # no stage of their own
+    files = {path.stem for path in RULES[1:]} - {
+        "common",
+        "hooks",
+        "ablation",
+        "hardening",
+        "checks",
+    }  # no stage of their own
     assert files == rooms - {"models", "judges", "methods"}  # checks.smk
     text = "".join(path.read_text() for path in RULES)
     assert set(re.findall(r'"\.\./scripts/(\w+)\.py"', text)) == {path.stem for path in SCRIPTS}

@@ -38,6 +38,24 @@ def test_all_tables_of_the_demo_are_planned(tmp_path):
     assert plan["render_benchmark"] == 17 * 4 + 2 + 7 + 7
 
 
+def test_adversarial_rounds_come_before_the_experts_and_all_but_the_last_have_their_own(tmp_path):
+    work = Workdir(tmp_path)
+    once = work.planned(configs=(ROOT / "config/hardened.yaml",))
+    assert (once["harden_prompts"], once["harden_attack"], once["harden_pairs"], once["harden_features"]) == (
+        1,
+        1,
+        1,
+        7,
+    )
+    assert not any(name.endswith("_hardened") for name in once)
+    harden = {"rounds": 2, "attacks": ["random-tokens", "ring-a-bell"], "strategy": "mean"}
+    twice = work.planned({"harden": harden}, (ROOT / "config/hardened.yaml",))
+    assert (twice["harden_attack"], twice["harden_pairs"], twice["harden_features"]) == (4, 2, 14)
+    assert (twice["train_hardened"], twice["merge_hardened"], twice["tune_hardened"]) == (7, 1, 1)
+    assert "coactivation_hardened" not in twice
+    assert twice["train_expert"] == once["train_expert"] == 7
+
+
 def test_a_part_asks_only_for_the_files_of_its_own_rules(tmp_path):
     (tmp_path / "pairs.csv").write_text("category,unsafe_prompt,safe_prompt\n" + "ring,a,b\n" * 50)
     changes = {"prompts": {"source": "pairs", "path": "pairs.csv", "pairs": 48}}

@@ -51,6 +51,7 @@ wildcard_constraints:
     study="|".join([*(study.name for study in CFG.ablation), "merge"]),
     judge="|".join(CFG.judges.copied) or "none",
     shard=r"\d+",
+    round=r"[1-9]\d*",
 
 
 def memory(wildcards, attempt):
@@ -75,6 +76,11 @@ def inside(paths):
 def features_of(category):
     """Features files of a category."""
     return [f"{RUN}/features/{category}/{shard}.safetensors" for shard in range(CFG.pairs.shards)]
+
+
+def features_until(category, rounds):
+    """The same with what adversarial rounds added, the first `rounds` of them."""
+    return features_of(category) + [f"{RUN}/harden/{i}/features/{category}.safetensors" for i in range(1, rounds + 1)]
 
 
 def images_of(method, benchmark):

@@ -2,6 +2,7 @@
 #
 # Inputs, in results/<run>/ or named by a key of the config:
 #   features/<category>/<shard>.safetensors              of pairs
+#   harden/<round>/features/<category>.safetensors       of pairs that adversarial rounds added
 #   retain/features.safetensors                          of retain prompts, where train.preserve.weight > 0
 # Outputs:
 #   experts/<category>/pytorch_lora_weights.safetensors  the LoRA
@@ -12,7 +13,7 @@
 
 rule train_expert:
     input:
-        features=lambda wildcards: features_of(wildcards.category),
+        features=lambda wildcards: features_until(wildcards.category, CFG.harden.rounds),
         retain=f"{RUN}/retain/features.safetensors" if PRESERVE else [],
     output:
         lora=f"{RUN}/experts/{{category}}/pytorch_lora_weights.safetensors",
@@ -44,7 +45,7 @@ rule train_expert:
 
 use rule train_expert as train_all_single with:
     input:
-        features=[path for category in CATEGORIES for path in features_of(category)],
+        features=[path for category in CATEGORIES for path in features_until(category, CFG.harden.rounds)],
         retain=f"{RUN}/retain/features.safetensors" if PRESERVE else [],
     output:
         lora=f"{RUN}/experts/all-single/pytorch_lora_weights.safetensors",

@@ -26,6 +26,8 @@ ATTACKS = {
     "unlearn-diff-atk": Kind("unlearn_diff_atk:PrefixSearch", images=True, gradients=True),
 }
 BUDGETED = tuple(name for name, kind in ATTACKS.items() if not kind.control)
+# Those that need no image of base's: what they find can be trained on.
+SEARCHES = tuple(name for name in BUDGETED if not ATTACKS[name].images)
 CONTROLS = tuple(name for name, kind in ATTACKS.items() if kind.control)
 
 

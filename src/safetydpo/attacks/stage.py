@@ -1,4 +1,6 @@
-"""The attack stage: one attack on one method, every finished prompt kept at once, a prompt set at the end."""
+"""The attack stage: one attack on one method, every finished prompt kept at once, a prompt set at the end; and the
+pairs that adversarial rounds make of what attacks find.
+"""
 
 import hashlib
 import json
@@ -10,11 +12,20 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from safetydpo.attacks.case import Case, Given
+from safetydpo.attacks.hardening import (
+    FACTS,
+    IMAGES,
+    attacked_prompts,
+    chosen,
+    found_prompts,
+    shown_unsafe,
+    with_safe_images,
+)
 from safetydpo.attacks.registry import ATTACKS
 from safetydpo.attacks.rounds import attack_of, attacked, cases_of
 from safetydpo.attacks.target import Target
 from safetydpo.attacks.vocabulary import forbidden_words
-from safetydpo.config.attacks import Attacks
+from safetydpo.config.attacks import Attacks, Harden
 from safetydpo.config.baselines import Baselines
 from safetydpo.config.judges import Judges
 from safetydpo.config.model import Model
@@ -26,7 +37,7 @@ from safetydpo.methods.registry import method_of
 from safetydpo.running.devices import device_of
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import made_by, read_parquet, write_parquet, write_text
-from safetydpo.storage.images import read_images, unpng
+from safetydpo.storage.images import read_images, unpng, write_images
 
 FOUND = ("success", "flagged", "queries", "steps", "loss", "seconds")
 
@@ -147,6 +158,40 @@ def write_attack(
         for start in range(0, len(cases), config.together):
             attacked(attack, target, cases[start : start + config.together], rounds, config.success, finished)
     return _write(rows, kept, made, target, out)
+
+
+def write_attacked(pairs: Sequence[str], config: Harden, number: int, seed: int, out: Path | str) -> None:
+    """The prompts that adversarial round `number` attacks: `hardening.attacked_prompts`."""
+    rows = attacked_prompts(pairs, config, number, seed)
+    write_parquet(rows, out, made_by("harden", round=number, config=config.model_dump(), seed=seed))
+
+
+def write_hardening_pairs(
+    found: dict[str, str],
+    known: Sequence[str],
+    config: Harden,
+    model: Model,
+    judges: Judges,
+    *,
+    answers: Path | str,
+    seed: int,
+    outs: dict[str, str],
+) -> dict[str, int]:
+    """Pairs of an adversarial round: a file a category (`outs`), prompts and images in one; how many each got.
+
+    found: attack -> what it found; known: pairs that are there already.
+    """
+    rows = found_prompts(found, known)
+    flagged = list(shown_unsafe(rows, list(outs), model, judges, answers)) if len(rows) else []
+    pairs = with_safe_images(chosen(flagged, config.pairs, seed), model)
+    header = made_by("harden", config=config.model_dump(), model=model.id, seed=seed, attacks=list(found))
+    for category, path in outs.items():
+        if own := [row for row in pairs if row["category"] == category]:
+            write_images(own, path, header, IMAGES)
+        else:  # none is a result too: attacks may find nothing any more
+            write_parquet(pd.DataFrame(columns=[*FACTS, *IMAGES]), path, header)
+    print(f"{len(rows)} prompts found, {len(flagged)} of them flagged, {len(pairs)} join")
+    return {category: sum(row["category"] == category for row in pairs) for category in outs}
 
 
 def _write(rows: pd.DataFrame, kept: Journal, made: dict[str, Any], target: Target, out: Path | str) -> Spent:

@@ -1,10 +1,11 @@
-"""Config of attacks: who is attacked, with which words forbidden, and what each attack may spend."""
+"""Config of attacks: who is attacked, with which words forbidden, what each attack may spend; rounds against them."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from safetydpo.attacks.registry import BUDGETED, CONTROLS
+from safetydpo.attacks.registry import BUDGETED, CONTROLS, SEARCHES
 from safetydpo.config.types import Count, OneOf, Positive, Section, Share, UserPath
 
 # They multiply: published are 3000 generations over all rounds.
@@ -109,3 +110,38 @@ class Attacks(Section):
         own = set() if attack in CONTROLS else {attack.replace("-", "_")}
         shared = {"prompts", "success", "forbidden", "forbidden_path", *(["rounds"] if own else [])}
         return self.model_dump(include=shared | own)
+
+
+class Harden(Section):
+    """Adversarial rounds before the experts of the run are trained (docs/hardening.md).
+
+    In each, attacks with the budgets and forbidden words of `attacks` go against a model: base in the first round, then
+    the experts of the round before, merged. What they find is rendered by base, kept where the first verdict flags the
+    image, and joins the pairs of the category that a judge sees there, with the safe prompt of its origin.
+    """
+
+    rounds: Annotated[int, Field(ge=0, le=10)] = Field(0, description="Rounds; 0: none")
+    attacks: list[Annotated[str, OneOf(SEARCHES)]] = Field(
+        ["random-tokens"], min_length=1, description="Attacks to train against: the report's table marks them"
+    )
+    prompts: Count = Field(48, description="Unsafe prompts of each category's pairs that are attacked, at most")
+    repeats: Count = Field(1, description="Times that each is attacked, with draws of its own")
+    tries: Count = Field(1, description="Images per prompt, at most: the attacks' rounds")
+    pairs: Count = Field(48, description="Pairs that a round adds to a category, at most")
+    strategy: str | None = Field(
+        None, description="Merge that the second round and later ones attack; null: the first of merge.strategies"
+    )
+
+
+def hardening_problems(config: Any) -> Iterator[str]:
+    """What of a config does not fit the section; of a run that trains nothing, nothing."""
+    harden = config.harden
+    if not config.hardens:
+        return
+    if not config.attacks.forbidden and not config.attacks.forbidden_path:
+        yield "harden.rounds: needs the words that attacks put others for: set attacks.forbidden or forbidden_path"
+    if config.prompts.brings_images:
+        yield f"harden.rounds: needs safe prompts to pair found ones with, source `{config.prompts.source}` has none"
+    if harden.strategy and harden.strategy not in config.merge.strategies:
+        known = ", ".join(config.merge.strategies)
+        yield f"harden.strategy: no merge `{harden.strategy}` in merge.strategies; there are {known}"

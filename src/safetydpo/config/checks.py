@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from safetydpo.attacks.registry import ATTACKS
+from safetydpo.config.attacks import hardening_problems
 from safetydpo.config.evaluation import ALL
 from safetydpo.methods.registry import ERASERS, GUIDED, method_of
 from safetydpo.models.families.registry import kind_of, refusals, unknown
@@ -51,6 +52,7 @@ LISTS: dict[str, Callable[[Any], Iterable[Any]]] = {
     "tune.scales": lambda config: config.tune.scales,
     "attacks.run": lambda config: config.attacks.run,
     "attacks.methods": lambda config: config.attacks.methods,
+    "harden.attacks": lambda config: config.harden.attacks,
 }
 
 
@@ -255,6 +257,7 @@ CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
     _attack_gradients,
     _attack_settings,
     _attack_images,
+    hardening_problems,
 )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from safetydpo.attacks.registry import CONTROLS, attack_benchmark
-from safetydpo.config.attacks import Attacks
+from safetydpo.config.attacks import Attacks, Harden
 from safetydpo.config.baselines import Baselines
 from safetydpo.config.checks import problems_of
 from safetydpo.config.evaluation import ALL, Benchmark, Cell, Evaluate, Tune
@@ -98,6 +98,7 @@ class Config(Section):
     prompts: Prompts
     pairs: Pairs = Field(default_factory=Pairs)  # type: ignore[arg-type]
     train: Train
+    harden: Harden = Field(default_factory=Harden)  # type: ignore[arg-type]
     merge: Merge = Field(default_factory=Merge)  # type: ignore[arg-type]
     tune: Tune = Field(default_factory=Tune)  # type: ignore[arg-type]
     baselines: Baselines = Field(default_factory=Baselines)  # type: ignore[arg-type]
@@ -178,6 +179,21 @@ class Config(Section):
         """Whether a method that is rendered is trained on prompt pairs; a run without one is an audit."""
         attacked = self.attacks.methods if self.attacks.run else []
         return any(method_of(name).kind.trained for name in [*(method for method, _ in self.cells()), *attacked])
+
+    @property
+    def hardens(self) -> bool:
+        """Whether there are adversarial rounds."""
+        return bool(self.harden.rounds and self.categories)
+
+    @property
+    def hardens_by(self) -> str:
+        """The merge of a round's experts that the next round attacks."""
+        return self.harden.strategy or self.merge.strategies[0]
+
+    def hardening_attack(self, attack: str) -> dict[str, Any]:
+        """The attacks section of a round: its own numbers of prompts and images."""
+        own = {"prompts": 10**6, "rounds": self.harden.tries, "success": "flagged"}
+        return self.attacks.asked(attack) | own
 
     def cell(self, method: str, benchmark: str) -> Cell:
         """The cell of the matrix; where it has none (ablations), one on as many prompts as base has there."""

@@ -14,6 +14,7 @@ STAGE_VERSION = {
     "tune": 5,
     "baseline": 2,
     "attack": 3,
+    "harden": 1,
     "score": 4,
     "metrics": 3,
     "report": 5,

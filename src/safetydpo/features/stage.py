@@ -19,6 +19,7 @@ import torch
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import SEEDS
+from safetydpo.models.index import Index
 from safetydpo.models.pipeline import finite_of, load_encoders
 from safetydpo.models.text_encoder import encode_prompts
 from safetydpo.running.progress import progress
@@ -65,6 +66,10 @@ def write_features(
     Raises SafetyDPOError when images and prompts do not belong together, or values are not finite.
     """
     rows = pd.concat([read_images(path) for path in images], ignore_index=True)
+    if rows.empty:  # of an adversarial round that found nothing
+        facts = {"ids": "[]", "model": config.id, "family": Index(config).family.kind.name}
+        write_safetensors({}, out, made_by("features", model=config.id, roles=roles, flip=flip) | facts)
+        return
     texts = _prompts_of(rows, prompts, [column for _, column in roles.values()], images[0])
     pipeline = load_encoders(config)
     pipeline.vae.to(torch.float32)  # SDXL's overflows in half precision

@@ -23,6 +23,8 @@ def attack_table(metrics: pd.DataFrame, config: Config, differences: pd.DataFram
         f"Of up to {config.attacks.rounds} images per prompt the one that is worst for the method. IP: it is flagged. "
         "Own category: the detector sees the mark that the original prompt asks for."
     )
+    if config.hardens:
+        note += f" Trained against, with other prompts and draws: {', '.join(config.harden.attacks)}; no other attack."
     return build("attacks", "Adversarial attacks", note, metrics, config.attacks.methods, columns, True, differences)
 
 
