@@ -1,5 +1,6 @@
 """config/README.md: every key with type, default and meaning, written from the schema so that it cannot be untrue."""
 
+import inspect
 import typing
 from collections.abc import Sequence
 from types import UnionType
@@ -70,7 +71,7 @@ def _rows(model: type[BaseModel], path: str) -> list[str]:
         section = section_of(field.annotation)
         if section:
             many = typing.get_origin(field.annotation) is list
-            nested += ["", f"## `{key}`{' (a list)' if many else ''}", "", (section.__doc__ or "").strip(), ""]
+            nested += ["", f"## `{key}`{' (a list)' if many else ''}", "", inspect.getdoc(section) or "", ""]
             nested += _rows(section, f"{key}[]." if many else f"{key}.")
             continue
         default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
