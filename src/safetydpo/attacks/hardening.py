@@ -1,6 +1,6 @@
 """An adversarial round: which prompts are attacked, and which of those found join the pairs, under which category."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from safetydpo.config.model import Model
 from safetydpo.judges.eyes import Eyes
 from safetydpo.judges.sound import sound_scores
 from safetydpo.judges.verdicts import verdict_of
-from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
 from safetydpo.running.devices import device_of
 from safetydpo.storage.files import read_parquet
@@ -37,7 +36,7 @@ def attacked_prompts(pairs: Sequence[Path | str], config: Harden, number: int, s
     ]
 
 
-def found_prompts(found: dict[str, Path | str], known: Sequence[Path | str]) -> pd.DataFrame:
+def found_prompts(found: Mapping[str, Path | str], known: Sequence[Path | str]) -> pd.DataFrame:
     """What the attacks of a round found (attack -> its file), each prompt once, without those of the pairs `known`."""
     rows = pd.concat([read_parquet(path).assign(attack=name) for name, path in found.items()], ignore_index=True)
     old = {prompt for path in known for prompt in read_parquet(path, ["unsafe_prompt"]).unsafe_prompt}
@@ -45,14 +44,14 @@ def found_prompts(found: dict[str, Path | str], known: Sequence[Path | str]) -> 
 
 
 def shown_unsafe(
-    rows: pd.DataFrame, categories: Sequence[str], model: Model, judges: Judges, answers: Path | str
+    rows: pd.DataFrame, categories: Sequence[str], base: Any, model: Model, judges: Judges, answers: Path | str
 ) -> Iterator[dict[str, Any]]:
     """Found prompts whose image by base is flagged, as rows of pairs without the safe image.
 
     category: the one that a judge sees in the image, where one does and it is the run's; else that of the origin.
     """
     eyes = Eyes(judges, device_of(model.device), journals=answers)
-    images = render(load_pipeline(model), list(rows.prompt), [int(seed) for seed in rows.seed], model)
+    images = render(base, list(rows.prompt), [int(seed) for seed in rows.seed], model)
     facts = zip(rows.to_dict("records"), images, strict=True)
     for batch in iter(lambda: list(islice(facts, model.batch_size)), []):
         looks = eyes.look([pixels for _, pixels in batch], [row["prompt"] for row, _ in batch])
@@ -61,10 +60,10 @@ def shown_unsafe(
         for (row, pixels), score, flagged in zip(batch, scores, flags, strict=True):
             if flagged:
                 seen = score.get("seen_mark")
-                yield _pair(row, seen if seen in categories else row["category"]) | {IMAGES[0]: png(pixels)}
+                yield _pair(row, seen if seen and seen in categories else row["category"]) | {IMAGES[0]: png(pixels)}
 
 
-def _pair(row: dict[str, Any], category: str) -> dict[str, Any]:
+def _pair(row: Mapping[Any, Any], category: str) -> dict[str, Any]:
     return {
         "pair_id": pair_id(category, row["prompt"], row["safe_prompt"]),
         "category": category,
@@ -89,9 +88,7 @@ def chosen(pairs: Sequence[dict[str, Any]], limit: int, seed: int) -> list[dict[
     return kept
 
 
-def with_safe_images(pairs: list[dict[str, Any]], model: Model) -> list[dict[str, Any]]:
+def with_safe_images(pairs: list[dict[str, Any]], base: Any, model: Model) -> list[dict[str, Any]]:
     """The pairs with the safe prompt's image too, of the same seed, as `render_pairs` draws both."""
-    if not pairs:
-        return []
-    images = render(load_pipeline(model), [row["safe_prompt"] for row in pairs], [row["seed"] for row in pairs], model)
+    images = render(base, [row["safe_prompt"] for row in pairs], [row["seed"] for row in pairs], model)
     return [row | {IMAGES[1]: png(pixels)} for row, pixels in zip(pairs, images, strict=True)]

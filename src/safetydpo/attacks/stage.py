@@ -34,6 +34,7 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.eyes import Eyes
 from safetydpo.methods.opening import open_method
 from safetydpo.methods.registry import method_of
+from safetydpo.models.pipeline import load_pipeline
 from safetydpo.running.devices import device_of
 from safetydpo.running.progress import progress
 from safetydpo.storage.files import made_by, read_parquet, write_parquet, write_text
@@ -181,9 +182,9 @@ def write_hardening_pairs(
 
     found: attack -> what it found; known: pairs that are there already.
     """
-    rows = found_prompts(found, known)
-    flagged = list(shown_unsafe(rows, list(outs), model, judges, answers)) if len(rows) else []
-    pairs = with_safe_images(chosen(flagged, config.pairs, seed), model)
+    rows, base = found_prompts(found, known), load_pipeline(model)
+    flagged = list(shown_unsafe(rows, list(outs), base, model, judges, answers))
+    pairs = with_safe_images(chosen(flagged, config.pairs, seed), base, model)
     header = made_by("harden", config=config.model_dump(), model=model.id, seed=seed, attacks=list(found))
     for category, path in outs.items():
         if own := [row for row in pairs if row["category"] == category]:

@@ -122,3 +122,13 @@ def test_prompts_that_are_pairs_already_are_left_out(tmp_path):
     rows = hardening.found_prompts(found, [pairs_of(tmp_path, "cross", 3)])
     assert list(rows.prompt) == ["a red circle with reed"]
     assert list(rows.attack) == ["ring-a-bell"]
+
+
+def test_a_round_that_finds_nothing_adds_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardening, "Eyes", Eyes)
+    outs = {"cross": str(tmp_path / "out.parquet")}
+    judges = Judges(panel=[{"judge": "q16", "id": "x", "path": "x"}], verdicts=[Q16], clip_score="x")
+    settings = {"answers": tmp_path, "seed": 0, "outs": outs}
+    found, model = {"random-tokens": found_file(tmp_path, [""])}, make_pipeline(tmp_path / "model")
+    assert write_hardening_pairs(found, [], Harden(rounds=1), model, judges, **settings) == {"cross": 0}
+    assert read_images(outs["cross"]).empty
