@@ -109,6 +109,20 @@ def method_inputs(wildcards):
     return inputs
 
 
+def hardening_method(wildcards):
+    """What an adversarial round attacks."""
+    return "base" if int(wildcards.round) == 1 else f"merged-{CFG.hardens_by}"
+
+
+def hardening_inputs(wildcards):
+    """What it renders with."""
+    if int(wildcards.round) == 1:
+        return {}
+    before, merge = f"{RUN}/harden/{int(wildcards.round) - 1}", CFG.hardens_by
+    lora, scale = f"merged/{merge}/pytorch_lora_weights.safetensors", f"tuning/merged-{merge}.json"
+    return {"weights": f"{before}/{lora}", "scale": f"{before}/{scale}"}
+
+
 def export_inputs(wildcards):
     """What an export is made of; one sentence, before the first job, where it cannot be had."""
     try:

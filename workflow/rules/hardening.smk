@@ -20,24 +20,6 @@
 HARDENED = f"{RUN}/harden/{{round}}"
 
 
-def before(wildcards):
-    """The round before, as a folder."""
-    return f"{RUN}/harden/{int(wildcards.round) - 1}"
-
-
-def hardening_method(wildcards):
-    """What a round attacks."""
-    return "base" if int(wildcards.round) == 1 else f"merged-{CFG.hardens_by}"
-
-
-def hardening_inputs(wildcards):
-    """What it renders with."""
-    if int(wildcards.round) == 1:
-        return {}
-    merged = f"{before(wildcards)}/merged/{CFG.hardens_by}/pytorch_lora_weights.safetensors"
-    return {"weights": merged, "scale": f"{before(wildcards)}/tuning/merged-{CFG.hardens_by}.json"}
-
-
 localrules:
     harden_prompts,
 
