@@ -22,9 +22,13 @@ def distance(pooled: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def best_tokens(gradient: torch.Tensor, allowed: torch.Tensor, top: int) -> torch.Tensor:
-    """(k, top) tokens per position whose one-hot lowers the loss most to first order; gradient (k, vocabulary)."""
+    """(k, top) tokens per position whose one-hot lowers the loss most to first order; gradient (k, vocabulary).
+
+    Chosen where the gradient is: only the tokens leave a GPU.
+    """
+    allowed = allowed.to(gradient.device)
     order = gradient[:, allowed].argsort(dim=1, stable=True)[:, :top]
-    return allowed[order]
+    return allowed[order].cpu()
 
 
 def substitutes(ids: torch.Tensor, tokens: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
@@ -57,7 +61,7 @@ class GradientSearch:
         with self.target.timed():
             loss = distance(self.target.encode_soft(ids, one_hot).pooled, wanted).sum()
             (found,) = torch.autograd.grad(loss, one_hot)
-        return self.target.numbers(found, "the gradients in the tokens").cpu()
+        return self.target.numbers(found, "the gradients in the tokens")
 
     def _iteration(self, cases: Sequence[Case]) -> None:
         ids, wanted = (torch.stack([case.state[key] for case in cases]) for key in ("ids", "wanted"))
