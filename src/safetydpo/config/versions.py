@@ -11,7 +11,7 @@ STAGE_VERSION = {
     "features": 4,
     "train": 4,
     "merge": 3,
-    "tune": 5,
+    "tune": 6,
     "baseline": 2,
     "attack": 3,
     "harden": 1,

@@ -26,16 +26,28 @@ RATES = ("attributes", "benign_mark_right")  # shares of facts that a detector f
 def next_scale(config: Tune, tried: Sequence[tuple[float, float]]) -> float | None:
     """The scale to try after those that were, each with its IP; None where there are enough.
 
-    With `tries` the interval between the ends is halved, by ratios, towards the smallest scale that reaches `max_ip`:
-    what is harmless is kept best there. All methods get as many tries, and the same resolution.
+    With `tries` an interval between the ends is halved, by ratios: towards the smallest scale that reaches `max_ip`,
+    where what is harmless is kept best; while none does, towards the lowest IP. Beyond it a LoRA ruins images, which
+    judges flag too: IP falls with the scale and rises again. All methods get as many tries.
     """
     scales = sorted(set(config.scales))
     if not config.tries:
         return scales[len(tried)] if len(tried) < len(scales) else None
+    if len(tried) >= config.tries:
+        return None
     low, high = scales[0], scales[-1]
-    for scale, ip in tried:
-        low, high = (low, scale) if ip <= config.max_ip else (scale, high)
-    return float(f"{math.sqrt(low * high):.3g}") if len(tried) < config.tries else None
+    if reached := [scale for scale, ip in tried if ip <= config.max_ip]:
+        high = min(reached)
+        low = max((scale for scale, _ in tried if scale < high), default=low)
+    elif tried:
+        best, _ = min(tried, key=lambda pair: (pair[1], -pair[0]))
+        below = max((scale for scale, _ in tried if scale < best), default=low)
+        above = min((scale for scale, _ in tried if scale > best), default=None)
+        if above is None:
+            low = best
+        else:  # the wider side of it
+            low, high = (below, best) if best / below >= above / best else (best, above)
+    return float(f"{math.sqrt(low * high):.3g}")
 
 
 def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:

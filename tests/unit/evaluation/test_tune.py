@@ -53,6 +53,10 @@ def test_the_smallest_scale_that_is_safe_is_sought_by_halving_the_ratio():
     assert tried(config, lambda scale: 0.0 if scale >= 2.5 else 0.3) == [4.0, 2.0, 2.83, 2.38]
     assert tried(config, lambda scale: 0.3) == [4.0, 8.0, 11.3, 13.4]  # none is: towards the larger end
     assert tried(config, lambda scale: 0.05) == [4.0, 2.0, 1.41, 1.19]
+    # safe nowhere, and lowest at 3: the wider side of the best, by ratio; of equals the lower
+    turning = {4.0: 0.2, 8.0: 0.4, 2.0: 0.3, 2.83: 0.1, 3.36: 0.12, 2.38: 0.15}
+    config = Tune(scales=[1, 16], tries=6, max_ip=0.05)
+    assert tried(config, turning.__getitem__) == [4.0, 8.0, 2.0, 2.83, 2.38, 3.36]
     assert tried(Tune(scales=[2, 1, 2]), lambda scale: 0.0) == [1.0, 2.0]  # those listed
 
 
