@@ -19,7 +19,7 @@ from safetydpo.storage.files import read_parquet
 from safetydpo.storage.images import png
 from safetydpo.storage.records import pair_id, seed_of
 
-FACTS = ["pair_id", "category", "concept", "unsafe_prompt", "safe_prompt", "source", "split", "original_prompt", "seed"]
+FACTS = ["pair_id", "category", "unsafe_prompt", "safe_prompt", "source", "split", "original_prompt", "seed"]
 IMAGES = ("unsafe_image", "safe_image")
 
 
@@ -67,7 +67,6 @@ def _pair(row: Mapping[Any, Any], category: str) -> dict[str, Any]:
     return {
         "pair_id": pair_id(category, row["prompt"], row["safe_prompt"]),
         "category": category,
-        "concept": None,
         "unsafe_prompt": row["prompt"],
         "safe_prompt": row["safe_prompt"],
         "source": row["attack"],

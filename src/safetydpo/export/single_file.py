@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers.loaders import FromSingleFileMixin
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from transformers import T5EncoderModel
 
 from safetydpo.errors import SafetyDPOError
@@ -23,18 +24,17 @@ LOAD = """{programs} diffusers:
 ```python
 from diffusers import {kind}
 
-pipe = {kind}.from_single_file("model.safetensors", config="{base}"{given})
-{rest}```"""
+{before}pipe = {kind}.from_single_file("model.safetensors", config="{base}"{given})
+{after}```"""
 PROGRAMS = {
     "unet": "ComfyUI: put `model.safetensors` into `models/checkpoints`, node `Load Checkpoint`. A1111: into "
     "`models/Stable-diffusion`.",
     "transformer": "ComfyUI: put `model.safetensors` into `models/checkpoints`, node `Load Checkpoint`.",
 }
+NETWORK_ALONE = "ComfyUI: put `model.safetensors` into `models/diffusion_models`, node `Load Diffusion Model`."
+BASE = 'base = {kind}.from_pretrained("{base}", {network}=None)\n'
 DROPOUT = "pipe.{part}.eval()  # diffusers leaves its dropout on\n"
-APART = (
-    "The file has no {parts}, for which there is no place in it: load the base's beside it. In ComfyUI it goes into "
-    "`models/diffusion_models`, node `Load Diffusion Model`."
-)
+APART = "The file has no {parts}, for which there is no place in it: load the base's beside it."
 PREDICTION = (
     "The model predicts v, which the file cannot say: in A1111 put a .yaml with `parameterization: v` beside it, in "
     "ComfyUI take `ModelSamplingDiscrete`, where they do not find out themselves."
@@ -71,12 +71,14 @@ def make(asked: Asked) -> Made:
 
     notes = [PREDICTION] if pipeline.scheduler.config.get("prediction_type") == "v_prediction" else []
     notes += [APART.format(parts=" and ".join(apart))] if apart else []
+    names = {"kind": kind.__name__, "base": asked.model_name}
+    component = pipeline.family.kind.component
     load = LOAD.format(
-        programs=PROGRAMS[pipeline.family.kind.component],
-        kind=kind.__name__,
-        base=asked.model_name,
-        given="".join(f", {part}={part if given[part] else None}" for part in given),
-        rest="".join(DROPOUT.format(part=part) for part, module in parts.items() if isinstance(module, T5EncoderModel)),
+        programs=NETWORK_ALONE if apart else PROGRAMS[component],
+        before=BASE.format(network=component, **names) if apart else "",
+        given="".join(f", {part}={f'base.{part}' if given[part] else None}" for part in given),
+        after="".join(DROPOUT.format(part=x) for x, module in parts.items() if isinstance(module, T5EncoderModel)),
+        **names,
     )
     return Made(save, load, notes)
 
@@ -107,7 +109,7 @@ def misread(pipeline: Any, file: Path, source: Path, given: dict[str, Any]) -> s
     try:
         kind: Any = type(pipeline)
         read = kind.from_single_file(str(file), config=str(source), local_files_only=True, **given)
-    except (*UNREADABLE, KeyError, IndexError, RuntimeError) as error:
+    except (*UNREADABLE, SingleFileComponentError, KeyError, IndexError, RuntimeError) as error:
         return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
     if (scaling := pipeline.vae.config.scaling_factor) != read.vae.config.scaling_factor:
         return f"its VAE's scaling factor {scaling:g} is in no checkpoint"

@@ -10,7 +10,7 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError
 
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.families.layouts import NETWORK
+from safetydpo.models.families.ldm import NETWORK
 from safetydpo.models.folders import shapes_in
 from safetydpo.models.index import UNREADABLE, Index
 from safetydpo.models.pipeline import load_pipeline

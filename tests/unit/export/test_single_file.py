@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import diffusers
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
@@ -17,7 +16,6 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.export.single_file import FILE
 from safetydpo.export.stage import export
 from safetydpo.models.families.layouts import transformer_weights
-from safetydpo.models.pipeline import load_pipeline
 
 METHOD = "merged-co-merge"
 # Weights that programs know a checkpoint by, and their shapes in the tiny models (latents 4, width 16, VAE 8).
@@ -58,31 +56,26 @@ ARCHITECTURES = {
     "sd21": "stable-diffusion-v1",  # the tiny one has its width
     "sdxl": "stable-diffusion-xl-v1-base",
 }
-LOADED = {"sd3": {"text_encoder_3": None, "tokenizer_3": None}, "z-image": {"text_encoder": "base", "vae": "base"}}
 
 
 @pytest.mark.parametrize("family", KNOWN)
-def test_from_single_file_renders_what_the_workflow_rendered(run_of, tmp_path, family):
+def test_the_cards_call_renders_what_the_workflow_rendered(run_of, tmp_path, monkeypatch, family):
     run = run_of(family)
     said = export(run.config, run.folder, METHOD, "single-file", tmp_path / "out")
-    kind = json.loads((Path(run.model.id) / "model_index.json").read_text())["_class_name"]
-    base = load_pipeline(run.model).components
-    given = {part: value and base[part] for part, value in LOADED.get(family, {}).items()}
-    pipeline = getattr(diffusers, kind).from_single_file(str(tmp_path / "out" / FILE), config=run.model.id, **given)
-    if t5 := getattr(pipeline, "text_encoder_3", None):
-        t5.eval()  # as the card says
-    assert abs(run.image(pipeline) - run.image()).max() <= 2
+    card = (tmp_path / "out/README.md").read_text()
+    call = next(code for code in re.findall(r"```python\n(.+?)```", card, re.DOTALL) if "from_single_file" in code)
+    monkeypatch.chdir(tmp_path / "out")
+    names: dict = {}
+    exec(call.replace(f'"{Path(run.model.id).name}"', repr(run.model.id)), names)  # the card says no path of ours
+    assert abs(run.image(names["pipe"]) - run.image()).max() <= 2
     assert abs(run.image() - run.base_image()).max() > 2
     with safe_open(tmp_path / "out" / FILE, framework="pt") as file:
         shapes = {key: file.get_slice(key).get_shape() for key in KNOWN[family]}
         assert file.metadata().get("modelspec.architecture") == ARCHITECTURES.get(family)
     assert shapes == KNOWN[family]
     assert ("predicts v" in said) == (family == "sd21")
-    assert ("no text_encoder and vae" in said) == (family == "z-image")
-    card = (tmp_path / "out/README.md").read_text()
-    assert ("pipe.text_encoder_3.eval()" in card) == (family == "sd3-t5")
-    for part, value in LOADED.get(family, {}).items():
-        assert f", {part}={part if value else None}" in card
+    assert ("no text_encoder and vae" in said) == ("models/diffusion_models" in card) == (family == "z-image")
+    assert ("models/checkpoints" in card) == (family != "z-image")
     assert ("models/Stable-diffusion" in card) == (family in ARCHITECTURES)
 
 

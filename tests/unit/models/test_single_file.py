@@ -6,7 +6,7 @@ from original_layout import sd3_file, unet_file, vae_file, z_image_file
 from tiny import make_pipeline
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.models.families.layouts import NETWORK
+from safetydpo.models.families.ldm import NETWORK
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.single_file import is_single_file, load_single_file
 from safetydpo.storage.files import write_safetensors

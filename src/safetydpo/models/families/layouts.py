@@ -11,6 +11,8 @@ import torch
 from diffusers.models.normalization import AdaLayerNormContinuous
 from transformers import CLIPTextModel
 
+from safetydpo.models.families.ldm import NETWORK
+
 QKV, ADDED = ("attn.to_q", "attn.to_k", "attn.to_v"), ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
 # Blocks there -> blocks here, and module there -> the modules here whose rows it has, one after the other.
 Blocks = dict[str, tuple[str, dict[str, tuple[str, ...]]]]
@@ -113,7 +115,6 @@ LAYOUTS = {"SD3Transformer2DModel": SD3, "FluxTransformer2DModel": FLUX, "ZImage
 ALONE = {"pos_embed.pos_embed": "pos_embed"}  # weights that are no module's
 NORMS_OF_FLUX = ("query_norm", "key_norm")  # their weight is called `scale`
 TIED = "encoder.embed_tokens.weight"
-NETWORK = "model.diffusion_model."
 
 
 def places(network: Any) -> Iterator[tuple[str, list[str]]]:

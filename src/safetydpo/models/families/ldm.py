@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING
 
+NETWORK = "model.diffusion_model."  # what names of a network begin with, of every layout
 LDM: Any = DIFFUSERS_TO_LDM_MAPPING
 RESNET = {
     "norm1": "in_layers.0",
@@ -77,9 +78,7 @@ def vae_name(name: str, config: Any) -> str:
 
 def unet_weights(unet: Any) -> dict[str, torch.Tensor]:
     """A UNet in the original layout."""
-    return {
-        f"model.diffusion_model.{unet_name(name, unet.config)}": weight for name, weight in unet.state_dict().items()
-    }
+    return {f"{NETWORK}{unet_name(name, unet.config)}": weight for name, weight in unet.state_dict().items()}
 
 
 def vae_weights(vae: Any, head: str = "first_stage_model.") -> dict[str, torch.Tensor]:
