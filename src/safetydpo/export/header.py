@@ -19,37 +19,18 @@ BASES = {
 }
 
 
-def is_xl(config: Any) -> bool:
-    """Whether a UNet of this config is Stable Diffusion XL's."""
-    return config.get("addition_embed_type") == "text_time"
-
-
-def architecture(family: str, config: Any, prediction_type: str | None) -> str | None:
-    """What the specification calls a model with a network of this config; None of families that it has no name for."""
-    if family == "flux":
-        return f"flux-1-{'dev' if config.get('guidance_embeds') else 'schnell'}"
-    if family != "unet":
-        return None
-    if is_xl(config):
-        return "stable-diffusion-xl-v1-base"
-    if config.get("cross_attention_dim") != 1024:
-        return "stable-diffusion-v1"
-    return f"stable-diffusion-v2-{'768-v' if prediction_type == 'v_prediction' else '512'}"
-
-
 def architecture_of(pipeline: Any) -> str | None:
-    """The same of a pipeline."""
+    """What the specification calls the model of a pipeline; None of families that it has no name for."""
     family = pipeline.family
-    prediction_type = pipeline.scheduler.config.get("prediction_type")
-    return architecture(family.kind.name, family.network(pipeline).config, prediction_type)
+    return family.architecture(family.network(pipeline).config, pipeline.scheduler.config.get("prediction_type"))
 
 
 def base_architecture(asked: Asked) -> str | None:
     """The same of the run's model, by its configs alone."""
-    kind, name = Index(asked.config.model).family.kind, asked.config.model.id
-    config = getattr(diffusers, kind.network).load_config(name, subfolder=kind.component)
+    family, name = Index(asked.config.model).family, asked.config.model.id
+    config = getattr(diffusers, family.kind.network).load_config(name, subfolder=family.kind.component)
     scheduler: Any = DDPMScheduler.load_config(name, subfolder="scheduler")
-    return architecture(kind.name, config, scheduler.get("prediction_type"))
+    return family.architecture(config, scheduler.get("prediction_type"))
 
 
 def modelspec(name: str | None, asked: Asked, adapter: bool, diffusers_keys: bool) -> dict[str, str]:

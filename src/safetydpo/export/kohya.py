@@ -1,13 +1,13 @@
 """A LoRA in kohya's naming: modules as sd-scripts trains them, whose queries, keys and values may be one weight."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.export.factors import in_precision, update_of
-from safetydpo.export.header import architecture_of, is_xl, modelspec, training_of
+from safetydpo.export.header import architecture_of, modelspec, training_of
 from safetydpo.export.request import Asked, Made
 from safetydpo.models.index import UNREADABLE
 from safetydpo.models.layer_names import flat, layers_of, original_names
@@ -32,14 +32,12 @@ class Place(NamedTuple):
     layers: tuple[str, ...]
 
 
-def places_of(network: Any, family: str) -> dict[str, Place]:
-    """Layer -> its place. sd-scripts trains SD 1.x and 2.x as diffusers has them, all others in their original layout;
-    layers of Z-Image that have no name of their own there have diffusers' too.
-    """
+def places_of(network: Any, layouts: Sequence[str]) -> dict[str, Place]:
+    """Layer -> its place in a file by these layouts (see `Family.kohya_layouts`)."""
     layers, found = layers_of("network", network), {}
-    if family == "z-image" or (family == "unet" and not is_xl(network.config)):
+    if "diffusers" in layouts:
         found = {name: Place(flat(name), (name,)) for name in layers}
-    if family != "unet" or is_xl(network.config):
+    if "original" in layouts:
         for original, own in original_names(network, layers):
             place = Place(flat(original), tuple(layer.name for layer in own))
             found |= dict.fromkeys(place.layers, place)
@@ -65,9 +63,9 @@ def joined(parts: list[Pair | None], outputs: list[int]) -> Pair:
     return down, up
 
 
-def kohya_tensors(factors: Factors, network: Any, family: str) -> dict[str, torch.Tensor]:
+def kohya_tensors(factors: Factors, network: Any, layouts: Sequence[str]) -> dict[str, torch.Tensor]:
     """The tensors of a file; KeyError with a layer that has no place in it."""
-    known = places_of(network, family)
+    known = places_of(network, layouts)
     places = dict.fromkeys(known[layer] for layer in sorted(factors))
     tensors = {}
     for place in places:
@@ -83,7 +81,7 @@ def make(asked: Asked) -> Made:
     update, pipeline = update_of(asked), load_pipeline(asked.model("float32"))
     factors, network = in_precision(update.factors, asked.dtype), pipeline.family.network(pipeline)
     try:
-        tensors = kohya_tensors(factors, network, pipeline.family.kind.name)
+        tensors = kohya_tensors(factors, network, pipeline.family.kohya_layouts(network.config))
     except KeyError as error:
         raise SafetyDPOError(f"kohya's naming has no {error.args[0]}, which {asked.method.name} changes.") from None
     if fault := misread(pipeline, tensors, factors):

@@ -58,7 +58,7 @@ def test_flux_as_it_was_published_is_read_back_by_diffusers_conversion():
     ]
     layers += [f"single_transformer_blocks.37.attn.{n}" for n in ("to_q", "to_v")]
     factors = {n: (torch.randn(2, width, generator=draw), torch.randn(width, 2, generator=draw)) for n in layers}
-    tensors = kohya_tensors(factors, network, "flux")
+    tensors = kohya_tensors(factors, network, ["original"])
     assert {key.split(".")[0] for key in tensors} == {
         "lora_unet_double_blocks_18_img_attn_qkv",
         "lora_unet_double_blocks_18_img_attn_proj",

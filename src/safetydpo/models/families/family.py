@@ -123,6 +123,18 @@ class Family:
         del config
         return 2
 
+    def architecture(self, config: Any, prediction_type: str | None) -> str | None:
+        """What Stability AI's model specification calls a network of this config; None where it has no name for it."""
+        del config, prediction_type
+        return None
+
+    def kohya_layouts(self, config: Any) -> tuple[str, ...]:
+        """By whose names of layers sd-scripts trains a network of this config: `diffusers`', `original` ones; the last
+        of several for layers that both name.
+        """
+        del config
+        return ("original",)
+
     def image_tokens(self, config: Any, height: int, width: int) -> int:
         """Tokens of latents of this size: some schedules are shifted by it."""
         side = self.patch(config)

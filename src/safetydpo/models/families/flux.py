@@ -76,6 +76,9 @@ class Flux(Family):
         )[0]
         return unpacked_latents(packed, height, width)
 
+    def architecture(self, config: Any, prediction_type: str | None) -> str | None:
+        return f"flux-1-{'dev' if config.get('guidance_embeds') else 'schnell'}"
+
     def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         rows, columns = (int(side) for side in kwargs["img_ids"][-1, 1:] + 1)  # of patches
         noisy_latents = unpacked_latents(kwargs["hidden_states"], 2 * rows, 2 * columns)

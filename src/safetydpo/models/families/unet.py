@@ -39,8 +39,7 @@ class Unet(Family):
         return torch.cat([output.hidden_states[-2] for output in outputs], -1), pooled
 
     def condition_of(self, pipeline: Any, hidden: torch.Tensor, pooled: torch.Tensor, rest: Condition) -> Condition:
-        xl = pipeline.unet.config.addition_embed_type == "text_time"
-        return {"encoder_hidden_states": hidden, **({"text_embeds": pooled} if xl else {})}
+        return {"encoder_hidden_states": hidden, **({"text_embeds": pooled} if _is_xl(pipeline.unet.config) else {})}
 
     def windows(self, pipeline: Any, model: Model, parts: Mapping[str, Any]) -> list[tuple[Any, int]]:
         tokenizers = [pipeline.tokenizer, getattr(pipeline, "tokenizer_2", None)]
@@ -60,6 +59,16 @@ class Unet(Family):
             encoder_hidden_states=condition["encoder_hidden_states"],
             added_cond_kwargs=extra,
         ).sample
+
+    def architecture(self, config: Any, prediction_type: str | None) -> str | None:
+        if _is_xl(config):
+            return "stable-diffusion-xl-v1-base"
+        if config.get("cross_attention_dim") != 1024:
+            return "stable-diffusion-v1"
+        return f"stable-diffusion-v2-{'768-v' if prediction_type == 'v_prediction' else '512'}"
+
+    def kohya_layouts(self, config: Any) -> tuple[str, ...]:
+        return ("original",) if _is_xl(config) else ("diffusers",)
 
     def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         sample, timestep = args
@@ -95,3 +104,7 @@ class Unet(Family):
         # OpenAI's CLIP has an activation that only it has; SD 2's is OpenCLIP's
         weights = encoder_weights if first.config.hidden_act == "quick_gelu" else open_clip_weights
         return found | weights(first, "cond_stage_model")
+
+
+def _is_xl(config: Any) -> bool:
+    return config.get("addition_embed_type") == "text_time"

@@ -67,6 +67,9 @@ class ZImage(Family):
         turned = torch.stack(parts).squeeze(2)[torch.tensor(rows).argsort()]
         return -turned
 
+    def kohya_layouts(self, config: Any) -> tuple[str, ...]:
+        return ("diffusers", "original")  # layers without a name of their own in the original layout have diffusers'
+
     def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         latents, timestep, captions = args
         return Call(
