@@ -52,6 +52,11 @@ class Train(Section):
         description="DPO temperature: higher stays nearer to the reference. Its unit is that of errors, means over a "
         "latent's elements: docs/training.md has other trainers' in it",
     )
+    anchor: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="Weight of the anchor term, 0: none. It draws what is predicted of both noised images under the "
+        "unsafe prompt to what the frozen model predicts under the safe one (concept ablation, arXiv 2303.13516)",
+    )
     caption_dropout: Share = Field(0.2, description="Share of captions replaced by the empty prompt")
     flip: Share = Field(
         0.0,

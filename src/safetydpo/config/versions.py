@@ -9,7 +9,7 @@ STAGE_VERSION = {
     "benchmark": 7,
     "render": 1,
     "features": 4,
-    "train": 4,
+    "train": 5,
     "merge": 3,
     "tune": 6,
     "baseline": 2,

@@ -78,7 +78,8 @@ def expert_card(
     kind = aligned.kind
     last = log.tail(max(1, len(log) // 10)).mean()
     loss = LOSSES[config.loss][kind.flow]
-    kept = f", preservation weight {config.preserve.weight:g}" if config.preserve.weight else ""
+    weights = {"preservation": config.preserve.weight, "anchor": config.anchor}
+    terms = "".join(f", {term} weight {weight:g}" for term, weight in weights.items() if weight)
     prompt = {"both": "the unsafe or the safe prompt"}.get(config.condition, f"the {config.condition} prompt")
     resolved = {"target_modules": config.target_modules or list(kind.targets), "timestep_sampling": sampling}
     settings = config.model_copy(update=resolved).model_dump(exclude={"steps", "all_single"})
@@ -90,7 +91,7 @@ of images that this model rendered from an unsafe and a safe prompt with one see
 preferred under {prompt}.
 
 - {steps} steps of {config.batch_size * config.gradient_accumulation_steps * config.gpus} pairs, {config.optimizer}, \
-learning rate {log.lr.max():g}, beta {config.beta:g} (errors are means over a latent's elements){kept}
+learning rate {log.lr.max():g}, beta {config.beta:g} (errors are means over a latent's elements){terms}
 {_draws(kind, config, sampling)}
 - at the end (mean of the last tenth): loss {last.loss:.4f}, implicit accuracy {last.implicit_accuracy:.3f}, winner's \
 error {last.winner_error:.4f} against the reference's {last.reference_winner_error:.4f} (far above it: harmless \

@@ -15,23 +15,22 @@ from safetydpo.storage.checkpoints import Checkpoints
 from safetydpo.storage.finite import finite
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.losses import squared_error
-from safetydpo.training.samples import PAIR_ROLES, Draw, Samples
+from safetydpo.training.samples import Draw, Samples
 
 SAVE_EVERY = 60.0
 
 
 def answer(samples: Samples, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """What training compares with: errors (b, 2) of winner and loser for pairs, whole predictions for retain sets."""
-    if samples.roles != PAIR_ROLES:
-        return prediction.float()
-    return squared_error(prediction, target).view(len(PAIR_ROLES), -1).T
+    """What training compares with: errors (b, 2) of winner and loser, or predictions (b, roles, c, h, w)."""
+    found = prediction.float() if samples.whole else squared_error(prediction, target)
+    return found.view(len(samples.roles), -1, *found.shape[1:]).transpose(0, 1)
 
 
 class References:
     """Answers of the frozen model on the fixed draws that `turns` turns use."""
 
     def __init__(self, samples: Samples, turns: int) -> None:
-        shape = (len(PAIR_ROLES),) if samples.roles == PAIR_ROLES else tuple(samples.features.latent_shape)
+        shape = (len(samples.roles), *(samples.features.latent_shape if samples.whole else ()))
         self.samples, self.draws = samples, samples.drawn(turns)
         self.row = {draw: i for i, draw in enumerate(self.draws)}
         self.known = torch.zeros(len(self.draws), *shape)

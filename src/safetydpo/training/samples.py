@@ -4,6 +4,7 @@ Every draw has a key (its place in the endless order, or sample and draw number)
 of what was drawn before, and the same whether a batch is seen at once, in accumulated parts or by several processes.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,12 +42,20 @@ class Samples:
         self, features: Features, roles: tuple[str, ...], batch_size: int, config: Train, seed: int, share: Share
     ) -> None:
         self.features, self.roles, self.batch_size, self.seed, self.share = features, roles, batch_size, seed, share
+        self.name = roles[-1]
         self.epochs: dict[int, list[int]] = {}
         self.draws = config.draws if config.reference == "cached" else 0
         self.flip, self.rendered = config.flip, config.noise == "rendered"
         pairs = roles == PAIR_ROLES
         self.dropout = config.caption_dropout if pairs else 0.0
         self.safe_share = SAFE_SHARE[config.condition] if pairs else 0.0
+        self.whole = not pairs  # what is asked of the frozen model: its predictions, or their errors alone
+
+    def anchors(self) -> "Samples":
+        """The same draws under the safe prompts (an empty one stays), asked for the frozen model's predictions."""
+        anchored = copy.copy(self)
+        anchored.name, anchored.safe_share, anchored.whole = "anchor", 1.0, True
+        return anchored
 
     def pick(self, turn: int) -> list[Draw]:
         """This process's part of the `turn`-th batch; epochs are reshuffled, and go on inside a batch."""

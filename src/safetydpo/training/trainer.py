@@ -46,10 +46,13 @@ def preference(
 
 
 class Objective:
-    """Loss and log terms of one batch of pairs, with the preservation term where there is a retain set."""
+    """Loss and log terms of one batch of pairs: preference, preservation where there is a retain set, anchor."""
 
     def __init__(self, denoiser: Denoiser, pairs: Samples, retain: Samples | None, config: Train) -> None:
         self.denoiser, self.pairs, self.retain, self.config = denoiser, pairs, retain, config
+        self.anchors = pairs.anchors() if config.anchor else None
+        # What the frozen model is asked about, pairs first and anchors last.
+        self.asked = [samples for samples in (pairs, retain, self.anchors) if samples]
         self.known: list[References] = []
         self.seen: list[tuple[list[str], torch.Tensor]] = []  # ids of the last step's samples and their errors (b,)
 
@@ -61,46 +64,52 @@ class Objective:
         interrupt: Interrupt | None = None,
     ) -> None:
         """Compute what cached references need for `turns` turns."""
-        for samples in [s for s in (self.pairs, self.retain) if s]:
-            kept = Checkpoints(folder.folder, folder.made, f"reference-{samples.roles[-1]}") if folder else None
+        for samples in self.asked:
+            kept = Checkpoints(folder.folder, folder.made, f"reference-{samples.name}") if folder else None
             references = References(samples, turns)
             references.remember(self.denoiser, accelerator, kept, interrupt)
             self.known.append(references)
 
-    def _references(self, parts: list[Samples], picked: list[list[Draw]], batch: Noised) -> list[torch.Tensor]:
-        """What each part is compared with: cached, or one forward pass of the frozen model over the whole batch."""
+    def _references(self, picked: list[list[Draw]], parts: list[Noised]) -> list[torch.Tensor]:
+        """The frozen model's answer to each of `asked`: cached, or one forward pass over the whole batch."""
+        if self.anchors:
+            picked = [*picked, picked[0]]
         if self.known:
             return [k.recall(draws, self.denoiser.device) for k, draws in zip(self.known, picked, strict=True)]
-        sizes = [len(samples.roles) * len(draws) for samples, draws in zip(parts, picked, strict=True)]
-        predictions = self.denoiser.reference(batch).split(sizes)
-        targets = batch.target.split(sizes)
+        if self.anchors:
+            parts = [*parts, self.anchors.noised(self.denoiser, picked[-1])]
+        predictions = self.denoiser.reference(Noised.join(parts)).split([len(part.target) for part in parts])
         return [
-            answer(samples, prediction, target)
-            for samples, prediction, target in zip(parts, predictions, targets, strict=True)
+            answer(samples, prediction, part.target)
+            for samples, prediction, part in zip(self.asked, predictions, parts, strict=True)
         ]
 
     def terms(self, turn: int) -> Terms:
         """One forward pass of policy and reference: `loss` to differentiate, per-pair errors and means to log."""
-        parts = [samples for samples in (self.pairs, self.retain) if samples]
-        picked = [samples.pick(turn) for samples in parts]
-        batch = Noised.join([s.noised(self.denoiser, draws) for s, draws in zip(parts, picked, strict=True)])
-        known = self._references(parts, picked, batch)
+        learned = [samples for samples in (self.pairs, self.retain) if samples]
+        picked = [samples.pick(turn) for samples in learned]
+        parts = [samples.noised(self.denoiser, draws) for samples, draws in zip(learned, picked, strict=True)]
+        known, batch = self._references(picked, parts), Noised.join(parts)
         model_pred = self.denoiser.predict(batch)
         n = 2 * len(picked[0])
         errors = answer(self.pairs, model_pred[:n], batch.target[:n])
         found = preference(self.config, model_pred[:n], batch.target[:n], errors, known[0])
         self.seen.append((self.pairs.ids(picked[0]), errors.detach().sum(1)))
         loss = found.loss
-        preserve = loss.new_zeros(())
+        preserve = anchor = loss.new_zeros(())
         if self.retain:
-            drift = squared_error(model_pred[n:], known[1])
+            drift = squared_error(answer(self.retain, model_pred[n:], batch.target[n:]), known[1])
             self.seen.append((self.retain.ids(picked[1]), drift.detach()))
             preserve = drift.mean()
             loss = loss + self.config.preserve.weight * preserve
+        if self.anchors:
+            anchor = squared_error(answer(self.anchors, model_pred[:n], batch.target[:n]), known[-1]).mean()
+            loss = loss + self.config.anchor * anchor
         return {
             "loss": loss,
             "preference_loss": found.loss.detach(),
             "preserve_loss": preserve.detach(),
+            "anchor_loss": anchor.detach(),
             "winner_error": errors[:, 0].detach().mean(),
             "loser_error": errors[:, 1].detach().mean(),
             "reference_winner_error": known[0][:, 0].mean(),

@@ -60,6 +60,20 @@ def test_caption_dropout_uses_the_empty_prompt(denoiser, features):
     assert torch.equal(batch.condition["encoder_hidden_states"][0], empty)
 
 
+def test_anchors_are_the_same_draws_under_safe_prompts_and_keep_the_empty_one(denoiser, features):
+    pairs = samples(features, train_config(caption_dropout=0.5))
+    drawn_pairs, anchored = (s.noised(denoiser, drawn(60)) for s in (pairs, pairs.anchors()))
+    assert torch.equal(drawn_pairs.noisy_latents, anchored.noisy_latents)
+    text = {role: features.condition([0], [role])["encoder_hidden_states"][0] for role in ("unsafe", "safe", "")}
+    becomes = {"unsafe": "safe", "": ""}
+    seen, states = set(), "encoder_hidden_states"
+    for row, other in zip(drawn_pairs.condition[states], anchored.condition[states], strict=True):
+        role = next(name for name in becomes if torch.equal(row, text[name]))
+        assert torch.equal(other, text[becomes[role]])
+        seen.add(role)
+    assert seen == {"unsafe", ""}
+
+
 def test_one_coin_mirrors_both_images_of_a_pair(make, features):
     for role in PAIR_ROLES:
         for kind in ("std", "flip_std"):

@@ -1,6 +1,7 @@
 """The objective's terms and the trainer's options, on the tiny pipeline."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -48,6 +49,27 @@ def test_preservation_adds_its_weight_times_the_drift_on_harmless_prompts(denois
     assert terms["loss"].item() == pytest.approx(terms["preference_loss"].item() + 7 * drift, rel=1e-5)
     alone = Objective(denoiser, pairs, None, config).terms(5)  # retain rows of the batch do not touch the pairs' terms
     assert terms["preference_loss"].item() == pytest.approx(alone["preference_loss"].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("reference", ["exact", "cached"])
+def test_the_anchor_draws_the_unsafe_prompt_to_the_frozen_models_safe_one(denoiser, features, harmless, reference):
+    config = train_config(anchor=5, preserve={"weight": 7, "batch_size": 3}, reference=reference, draws=3)
+    pairs, retain = samples(features, config), samples(harmless, config, RETAIN_ROLES, 3)
+    objective = Objective(denoiser, pairs, retain, config)
+    if reference == "cached":
+        objective.remember(4, make_accelerator(config, CPU))
+    terms, picked = objective.terms(3), pairs.pick(3)
+    batch = pairs.noised(denoiser, picked)
+    safe = features.condition([draw.sample for draw in picked] * 2, ["safe"] * 2 * len(picked))
+    frozen = denoiser.reference(replace(batch, condition=safe))
+    gap = (denoiser.predict(batch) - frozen).square().mean().item()
+    assert gap > 1e-4
+    assert terms["anchor_loss"].item() == pytest.approx(gap, rel=1e-4)
+    whole = terms["preference_loss"] + 7 * terms["preserve_loss"] + 5 * terms["anchor_loss"]
+    assert terms["loss"].item() == pytest.approx(whole.item(), rel=1e-5)
+    alone = Objective(denoiser, pairs, retain, config.model_copy(update={"anchor": 0.0}))
+    alone.known = objective.known[:2]
+    assert alone.terms(3)["preference_loss"].item() == pytest.approx(terms["preference_loss"].item(), rel=1e-5)
 
 
 def test_each_loss_is_one_key(make, features):
