@@ -265,20 +265,22 @@ def write_safetensors(tensors: "dict[str, torch.Tensor]", path: Path | str, head
         save_file(tensors, temporary, header | {DIGEST: _digest(tensors, header)})
 
 
-def read_safetensors(path: Path | str, own: bool = True) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
-    """Tensors and header of a safetensors file.
+def read_safetensors(
+    path: Path | str, own: bool = True, check: bool = True
+) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
+    """Tensors and header of a safetensors file; with `check` every byte is read, without it none until it is used.
 
-    SafetyDPOError when it is missing, damaged, not what was written (where it has our digest; other people's files have
-    none) or holds a number that is NaN or infinite.
+    SafetyDPOError when it is missing or damaged, and on a check when it is not what was written (where it has our
+    digest, which other people's files lack) or holds a number that is NaN or infinite.
     """
     with _readable(path, "safetensors file", own):
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             header = dict(file.metadata() or {})
-        written = header.pop(DIGEST, None)
-        if written and written != _digest(tensors, header):
+        written = header.get(DIGEST)
+        if check and written and written != _digest(tensors, header):
             raise ValueError("its contents are not what was written")
-    for name, tensor in tensors.items():
+    for name, tensor in tensors.items() if check else ():
         if tensor.is_floating_point():
             finite(tensor, f"{name} of {path}", "delete the file and rerun snakemake" if own else "get a whole one")
     return tensors, header
@@ -288,7 +290,8 @@ def _digest(tensors: "dict[str, torch.Tensor]", header: dict[str, str]) -> str:
     """SHA-256 of a file's tensors and of its other header, whatever order the file has them in."""
     import torch
 
-    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    rest = {key: value for key, value in header.items() if key != DIGEST}
+    found = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -70,7 +70,7 @@ def _samples(
     share: Share,
     count: int | None = None,
 ) -> Samples:
-    features: Features = read_features(paths, model.id).first(count)
+    features: Features = read_features(paths, model.id, check=share.rank == 0).first(count)
     if config.flip and not features.flips:
         raise SafetyDPOError(f"{paths[0]} has no mirrored images, train.flip wants them: delete it and rerun.")
     if config.noise == "rendered" and features.seeds is None:
