@@ -91,15 +91,21 @@ def _sdxl() -> StableDiffusionXLPipeline:
     )
 
 
-def save_random(name: str, folder: Path, layers: int | None = None, dtype: torch.dtype = torch.float32) -> None:
-    """Save the pipeline `name` with random weights as safetensors; `layers` cuts the depth of a transformer's."""
+def save_random(
+    name: str, folder: Path, layers: int | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> None:
+    """Save the pipeline `name` with random weights as safetensors; `layers` cuts the depth of a transformer's.
+
+    device: where the weights are drawn, which of T5 alone takes a CPU over a minute.
+    """
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # the largest would take twice the memory of what is saved
     try:
-        if name in LAYERS:
-            pipeline = pipeline_of(name, layers or LAYERS[name])
-        else:
-            pipeline = {"sd15": _sd15, "sdxl": _sdxl}[name]()
+        with torch.device(device):
+            if name in LAYERS:
+                pipeline = pipeline_of(name, layers or LAYERS[name])
+            else:
+                pipeline = {"sd15": _sd15, "sdxl": _sdxl}[name]()
         pipeline.save_pretrained(folder, max_shard_size="20GB")
     finally:
         torch.set_default_dtype(torch.float32)

@@ -239,7 +239,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     """Time all variants in turns, and each one's memory; print."""
     model, config = settings(args, folder)
     if args.model != "demo":
-        save_random(args.model, folder / "model", args.layers, DTYPES[args.precision])
+        save_random(args.model, folder / "model", args.layers, DTYPES[args.precision], args.device)
     make_data(model, folder, DEMO_PAIRS if args.model == "demo" else PAIRS)
     compared = (rival(args), *OURS)
     memory = {name: memory_of(name, folder) for name in compared}
