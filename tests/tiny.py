@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from diffusers import (
@@ -20,6 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from safetydpo.config.model import Model
 from safetydpo.config.training import Train
 from safetydpo.demo.making.clip import train_tokenizer
+from safetydpo.storage.checkpoints import Checkpoints
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import PAIR_ROLES, Samples, Share
 from safetydpo.training.trainer import Objective, Trainer, make_accelerator
@@ -146,3 +148,33 @@ def fit(denoiser: Denoiser, pairs: Samples, retain: Samples | None, config: Trai
     """Train without checkpoints; the log."""
     accelerator = make_accelerator(config, torch.device("cpu"))
     return Trainer(Objective(denoiser, pairs, retain, config), steps, "x", accelerator).fit()
+
+
+class KilledError(Exception):
+    """Stands for a kill in the middle of a step."""
+
+
+def assert_goes_on(make, features, config: Train, folder: Path, steps: int, killed_in: int) -> None:
+    """A training that is killed in a step and begun again by another trainer ends as an undisturbed one, bit by bit."""
+
+    def trainer(states):
+        objective = Objective(make(config), samples(features, config), None, config)
+        return Trainer(objective, steps, "x", make_accelerator(config, torch.device("cpu")), states)
+
+    whole, first, second = trainer(None), trainer(Checkpoints(folder, {})), trainer(Checkpoints(folder, {}))
+    expected = whole.fit()
+    step = first.step
+
+    def killed(number):
+        if number == killed_in:
+            raise KilledError
+        return step(number)
+
+    first.step = killed
+    with pytest.raises(KilledError):
+        first.fit()
+    found = second.fit()
+    assert found.loss.notna().all()
+    pd.testing.assert_frame_equal(found.drop(columns="pairs_per_s"), expected.drop(columns="pairs_per_s"))
+    for mine, other in zip(second.denoiser.parameters, whole.denoiser.parameters, strict=True):
+        assert torch.equal(mine, other)

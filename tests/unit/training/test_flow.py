@@ -2,23 +2,21 @@
 
 import math
 
-import pandas as pd
 import pytest
 import torch
-from tiny import ROLES, adapted, make_pipeline, samples, train_config
+from tiny import ROLES, adapted, assert_goes_on, make_pipeline, samples, train_config
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features, read_features
 from safetydpo.features.stage import write_features
 from safetydpo.images.stage import render_pairs, render_prompts
 from safetydpo.models.lora import load_factors
-from safetydpo.storage.checkpoints import Checkpoints
 from safetydpo.storage.files import read_parquet, write_parquet
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.losses import squared_error
 from safetydpo.training.samples import PAIR_ROLES
 from safetydpo.training.stage import train_expert
-from safetydpo.training.trainer import Objective, Trainer, make_accelerator
+from safetydpo.training.trainer import Objective, make_accelerator
 
 CPU = torch.device("cpu")
 
@@ -63,34 +61,10 @@ def make(trained_on):
     return made
 
 
-class KilledError(Exception):
-    """Stands for a kill in the middle of a step."""
-
-
 @pytest.mark.parametrize("changes", [{}, {"reference": "cached", "timestep_sampling": "uniform", "noise": "rendered"}])
 def test_a_new_process_goes_on_bit_identical(make, features, tmp_path, changes):
     config = train_config(checkpoint_every=2, caption_dropout=0.3, **changes)
-
-    def trainer(states):
-        objective = Objective(make(config), samples(features, config), None, config)
-        return Trainer(objective, 5, "x", make_accelerator(config, CPU), states)
-
-    whole, first, second = trainer(None), trainer(Checkpoints(tmp_path, {})), trainer(Checkpoints(tmp_path, {}))
-    expected = whole.fit()
-    step = first.step
-
-    def until_three(number):
-        if number == 3:
-            raise KilledError
-        return step(number)
-
-    first.step = until_three
-    with pytest.raises(KilledError):
-        first.fit()
-    found = second.fit()
-    pd.testing.assert_frame_equal(found.drop(columns="pairs_per_s"), expected.drop(columns="pairs_per_s"))
-    for mine, other in zip(second.denoiser.parameters, whole.denoiser.parameters, strict=True):
-        assert torch.equal(mine, other)
+    assert_goes_on(make, features, config, tmp_path, steps=5, killed_in=3)
 
 
 def test_gradient_checkpointing_changes_no_gradient(make, features):

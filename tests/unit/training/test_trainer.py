@@ -3,14 +3,12 @@
 import math
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 import torch
-from tiny import fit, make_pipeline, samples, train_config
+from tiny import assert_goes_on, fit, make_pipeline, samples, train_config
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features
-from safetydpo.storage.checkpoints import Checkpoints
 from safetydpo.training import lean_layers
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.losses import squared_error
@@ -143,41 +141,16 @@ def test_gradient_checkpointing_changes_no_gradient(make, features):
     assert torch.allclose(grads[0], grads[1], rtol=1e-4, atol=1e-5)
 
 
-class KilledError(Exception):
-    """Stands for a kill in the middle of a step."""
-
-
 @pytest.mark.parametrize(
     "changes",
     [
         {"optimizer": "adafactor"},
-        {"lr_scheduler": "cosine", "reference": "cached", "target_modules": ["to_q", "conv1"]},
+        {"lr_scheduler": "cosine", "reference": "cached", "anchor": 3, "target_modules": ["to_q", "conv1"]},
     ],
 )
 def test_a_new_process_goes_on_bit_identical(make, features, tmp_path, changes):
     config = train_config(checkpoint_every=2, batch_size=2, caption_dropout=0.3, **changes)
-
-    def trainer(states):
-        objective = Objective(make(config), samples(features, config), None, config)
-        return Trainer(objective, 7, "x", make_accelerator(config, CPU), states)
-
-    whole, first, second = trainer(None), trainer(Checkpoints(tmp_path, {})), trainer(Checkpoints(tmp_path, {}))
-    expected = whole.fit()
-    step = first.step
-
-    def until_five(number):
-        if number == 5:
-            raise KilledError
-        return step(number)
-
-    first.step = until_five
-    with pytest.raises(KilledError):
-        first.fit()
-    found = second.fit()
-    pd.testing.assert_frame_equal(found.drop(columns="pairs_per_s"), expected.drop(columns="pairs_per_s"))
-    for mine, other in zip(second.denoiser.parameters, whole.denoiser.parameters, strict=True):
-        assert torch.equal(mine, other)
-    assert not math.isnan(found.loss.iloc[-1])
+    assert_goes_on(make, features, config, tmp_path, steps=7, killed_in=5)
 
 
 def test_a_weight_that_gets_no_gradient_is_named(tiny, features, monkeypatch):
