@@ -44,7 +44,7 @@ def test_prompts_are_held_against_the_models_own_text_window_and_embeddings(read
     assert pairs.similarity.isna().all()
     measured = read(path, "hate", model=tiny, min_similarity=0)[0]
     assert measured.similarity.between(-1, 1).all()
-    # between the two pairs that fit: what an untrained encoder finds near is not always the same
+    # between the two pairs that fit: the tokenizer breaks ties anew at each training, so similarities vary
     near = float(measured[measured.unsafe_prompt.isin(pairs.unsafe_prompt)].similarity.mean())
     pairs, rejected, _ = read(path, "hate", model=tiny, window=True, min_similarity=near)
     assert len(pairs) == 1
