@@ -1,12 +1,12 @@
-"""Where the demo's time goes: by rule, what jobs work and what they only import.
+"""Where the demo's time goes: by script, what jobs work and what they only import.
 
     python benchmarks/demo.py                                            the default run, in a temporary folder
     python benchmarks/demo.py --configfile config/demo-flow.yaml --cores 2
     python benchmarks/demo.py --until tune_scale
 
-Runs Snakemake on a copy of the config in a new folder, so nothing that is there is used. Every job says how many CPU
-seconds it took and how many of them inside import statements (`job_times/sitecustomize.py`); what Snakemake itself
-took is what is left of the whole. Nothing else should run beside it.
+Runs Snakemake in a new folder with links to config/ and resources/, so no result that is there is used. Every job says
+how many CPU seconds it took and how many of them inside import statements (`job_times/sitecustomize.py`); what
+Snakemake itself took is what is left of the whole. Nothing else should run beside it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def lives(folder: Path) -> pd.DataFrame:
-    """A row a job: script, imports, cpu, wall (seconds), gigabytes; Snakemake's own processes are `snakemake`."""
+    """A row a job: script, imports and cpu (CPU seconds), gigabytes; Snakemake's own processes are `snakemake`."""
     return pd.DataFrame([json.loads(path.read_text()) for path in folder.glob("*.json")])
 
 
@@ -57,10 +57,10 @@ def main() -> None:
         command += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
         command += ["--configfile", *(str(Path(path).resolve()) for path in args.configfile)] if args.configfile else []
         command += ["--until", *args.until] if args.until else []
-        path = os.pathsep.join([str(Path(__file__).parent / "job_times"), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | {"JOB_TIMES": str(times), "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+        paths = [str(Path(__file__).parent / "job_times"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        changes = {"JOB_TIMES": str(times), "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
         begin = time.monotonic()
-        if subprocess.run(command, env=environment).returncode:
+        if subprocess.run(command, env=os.environ | changes).returncode:
             sys.exit("the run failed")
         wall, used = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
         jobs = lives(times)

@@ -96,7 +96,7 @@ def save_random(
 ) -> None:
     """Save the pipeline `name` with random weights as safetensors; `layers` cuts the depth of a transformer's.
 
-    device: where the weights are drawn, which of T5 alone takes a CPU over a minute.
+    device: where the weights are drawn.
     """
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # the largest would take twice the memory of what is saved

@@ -1,7 +1,7 @@
 """Python imports this at its start where the folder is on PYTHONPATH: by it benchmarks/demo.py sees how jobs live.
 
 A job writes one line of JSON into $JOB_TIMES when it ends: its script, CPU seconds inside import statements, CPU
-seconds in all (its children's too), wall seconds and peak memory.
+seconds in all (its children's too) and peak memory.
 """
 
 import atexit
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_BEGIN, _import, _seen = time.monotonic(), builtins.__import__, {"depth": 0, "cpu": 0.0}
+_import, _seen = builtins.__import__, {"depth": 0, "cpu": 0.0}
 
 
 def _timed(*args: Any, **kwargs: Any) -> Any:
@@ -36,7 +36,6 @@ def _write(folder: str) -> None:
         "script": path.stem.split(".")[-1] if path.parent.name == "scripts" else "snakemake",
         "imports": _seen["cpu"],
         "cpu": sum(used.ru_utime + used.ru_stime for used in whole),
-        "wall": time.monotonic() - _BEGIN,
         "gigabytes": whole[0].ru_maxrss / 1e6,
     }
     with open(Path(folder) / f"{os.getpid()}.json", "w") as file:

@@ -88,6 +88,8 @@ def read_features(paths: Sequence[Path | str], model: str, check: bool = True) -
         tensors, header = read_safetensors(path, check=check)
         if header.get("model") != model:
             raise SafetyDPOError(f"{path} was made with model {header.get('model')}, not {model}: delete it and rerun.")
+        if DIGEST not in header:
+            raise SafetyDPOError(f"{path} has no digest in its header, so it is not whole: delete it and rerun.")
         family = header["family"]
         digest.update(header[DIGEST].encode())
         part = json.loads(header["ids"])

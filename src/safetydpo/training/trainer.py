@@ -51,8 +51,8 @@ class Objective:
     def __init__(self, denoiser: Denoiser, pairs: Samples, retain: Samples | None, config: Train) -> None:
         self.denoiser, self.pairs, self.retain, self.config = denoiser, pairs, retain, config
         self.anchors = pairs.anchors() if config.anchor else None
-        # What the frozen model is asked about, pairs first and anchors last.
-        self.asked = [samples for samples in (pairs, retain, self.anchors) if samples]
+        self.learned = [pairs, retain] if retain else [pairs]
+        self.asked = [*self.learned, self.anchors] if self.anchors else self.learned  # of the frozen model
         self.known: list[References] = []
         self.seen: list[tuple[list[str], torch.Tensor]] = []  # ids of the last step's samples and their errors (b,)
 
@@ -86,9 +86,8 @@ class Objective:
 
     def terms(self, turn: int) -> Terms:
         """One forward pass of policy and reference: `loss` to differentiate, per-pair errors and means to log."""
-        learned = [samples for samples in (self.pairs, self.retain) if samples]
-        picked = [samples.pick(turn) for samples in learned]
-        parts = [samples.noised(self.denoiser, draws) for samples, draws in zip(learned, picked, strict=True)]
+        picked = [samples.pick(turn) for samples in self.learned]
+        parts = [samples.noised(self.denoiser, draws) for samples, draws in zip(self.learned, picked, strict=True)]
         known, batch = self._references(picked, parts), Noised.join(parts)
         model_pred = self.denoiser.predict(batch)
         n = 2 * len(picked[0])

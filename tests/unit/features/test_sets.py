@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import read_features
@@ -48,7 +49,7 @@ def test_shards_keep_their_own_captions(tmp_path):
     assert [features.posterior("safe", i)[0].item() for i in (3, 0, 2)] == [4, 1, 3]
 
 
-def test_a_fingerprint_changes_with_one_bit_and_with_nothing_else(tmp_path):
+def test_a_fingerprint_is_of_what_the_file_holds_to_the_bit(tmp_path):
     one = shard(tmp_path / "1", ["a", "b"], [0, 0], [10.0, 99.0], [1.0, 2.0])
     same = shard(tmp_path / "2", ["a", "b"], [0, 0], [10.0, 99.0], [1.0, 2.0])
     other = shard(tmp_path / "3", ["a", "b"], [0, 0], [10.0, 99.0], [1.0, 2.0000002])
@@ -104,6 +105,9 @@ def test_texts_of_16_bits_survive_the_file_and_are_checked(tmp_path):
     with pytest.raises(SafetyDPOError, match=r"encoder_hidden_states of .*: 1 of 3 values are NaN or infinite"):
         read_features([tmp_path / "h"], "m")
     assert read_features([tmp_path / "h"], "m", check=False).ids == ["a", "b"]  # which another process checks
+    save_file(tensors, tmp_path / "i", header)
+    with pytest.raises(SafetyDPOError, match="i has no digest in its header"):
+        read_features([tmp_path / "i"], "m", check=False)
 
 
 def test_texts_of_several_lengths_are_padded_with_zeros(tmp_path):
