@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tiny import make_pipeline
+from tiny import demo_tokenizer, make_pipeline
 
 from safetydpo.attacks.case import Case
 from safetydpo.attacks.target import Target
 from safetydpo.attacks.vocabulary import Vocabulary
 from safetydpo.config.judges import Verdict
 from safetydpo.demo.grammar import CONCEPTS
-from safetydpo.demo.making.clip import train_tokenizer
 from safetydpo.models.families.family import Readers, start_and_end
 from safetydpo.models.pipeline import load_pipeline
 
@@ -52,7 +51,7 @@ def target_of(folder: Path, family: str = "sd15", device: str = "cpu", **changes
 
 def vocabulary_of(words: list[str]) -> Vocabulary:
     """The demo's CLIP's."""
-    tokenizer = train_tokenizer()
+    tokenizer = demo_tokenizer()
     return Vocabulary(Readers([tokenizer], [], tokenizer.model_max_length, *start_and_end(tokenizer)), words)
 
 

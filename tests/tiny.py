@@ -16,11 +16,10 @@ from diffusers import (
 )
 from snakes import ROOT
 from tiny_transformers import make_transformer_pipeline
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from safetydpo.config.model import Model
 from safetydpo.config.training import Train
-from safetydpo.demo.making.clip import train_tokenizer
 from safetydpo.storage.checkpoints import Checkpoints
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import PAIR_ROLES, Samples, Share
@@ -42,6 +41,11 @@ DETECTOR = {"judge": "demo", "path": str(DEMO / "detector")}
 DEMO_JUDGES: dict[str, Any] = CLIP | {"panel": [Q16, DETECTOR], "verdicts": [{"name": "demo"}]}
 
 
+def demo_tokenizer() -> CLIPTokenizer:
+    """The shipped one: a training of it breaks ties anew each time."""
+    return CLIPTokenizer.from_pretrained(DEMO / "t2i/tokenizer")
+
+
 def make_pipeline(folder: Path, family: str = "sd15", seed: int = 0) -> Model:
     """Save a pipeline of 16 x 16 images (latents 4 x 8 x 8) and return its model section.
 
@@ -49,7 +53,7 @@ def make_pipeline(folder: Path, family: str = "sd15", seed: int = 0) -> Model:
     transformers see tiny_transformers. sd3-t5 and flux-schnell have an odd one's: a T5, no guidance.
     """
     torch.manual_seed(seed)
-    parts: dict[str, Any] = {"vae": _vae(SCALING.get(family, 0.18215)), "tokenizer": train_tokenizer()}
+    parts: dict[str, Any] = {"vae": _vae(SCALING.get(family, 0.18215)), "tokenizer": demo_tokenizer()}
     config = _text_config(parts["tokenizer"])
     if family in TRANSFORMERS:
         parts["vae"].register_to_config(shift_factor=SHIFT)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import DEMO_JUDGES
+from tiny import DEMO_JUDGES, demo_tokenizer
 from tokenizers import pre_tokenizers
 from transformers import (
     CLIPModel,
@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from safetydpo.config.judges import Judge, Judges, Looks
-from safetydpo.demo.making.clip import clip_config, save_clip, train_tokenizer
+from safetydpo.demo.making.clip import clip_config, save_clip
 from safetydpo.judges.clip import ClipEyes
 from safetydpo.judges.eyes import Eyes
 from safetydpo.judges.guards import LlavaGuard
@@ -48,7 +48,7 @@ def toy(tmp_path_factory):
     """A random CLIP, two images, and prompts.p: row 0 (appropriate) is image one, row 1 (inappropriate) image two."""
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
-    tokenizer = train_tokenizer()
+    tokenizer = demo_tokenizer()
     save_clip(CLIPModel(clip_config(tokenizer)), tokenizer, folder)
     rng = np.random.default_rng(0)
     images = [np.full((48, 48, 3), 20, np.uint8), rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)]
