@@ -9,11 +9,13 @@ from safetydpo.config.judges import Verdict
 from safetydpo.config.loading import read_config
 from safetydpo.config.run import Config
 from safetydpo.errors import SafetyDPOError
+from safetydpo.evaluation.registry import MEASURES
 from safetydpo.report import attack_tables, inputs, judge_tables, tables
 from safetydpo.report.contents import aligned_methods, contents, judged_cells
 from safetydpo.report.decision import sentences
 from safetydpo.report.findings import findings
-from safetydpo.report.tables import INTERVALS, RANKED, Table
+from safetydpo.report.tables import ENDS, INTERVALS, RANKED, Table, build, of_benchmark
+from safetydpo.storage.files import read_parquet
 
 TERMINAL = 100
 
@@ -61,8 +63,38 @@ def summary(run: Path | str) -> str:
     return "\n".join([*said, "", *_plain(table), textwrap.fill(note, TERMINAL), textwrap.fill(who, TERMINAL), page])
 
 
+def _over_runs(rows: pd.DataFrame, runs: int) -> pd.DataFrame:
+    """Mean, lowest (ci_low) and highest (ci_high) of each value that all runs have; rows: long tables of metrics."""
+    groups = rows.groupby(["method", "benchmark", "category", "metric"], sort=False)
+    means = groups.agg(value=("value", "mean"), ci_low=("value", "min"), ci_high=("value", "max"), n=("n", "max"))
+    return means[groups.size() == runs].reset_index()
+
+
+def _ablations(runs: list[Path], config: Config) -> list[Table]:
+    """The ablation tables that all runs have, over the runs."""
+    found = []
+    for path in sorted((runs[0] / "tables").glob("ablation-*.parquet")):
+        written = [run / "tables" / path.name for run in runs]
+        if not all(other.exists() for other in written):
+            continue
+        wide = pd.concat([read_parquet(other) for other in written], ignore_index=True)
+        shown = [of_benchmark(metric, b.name) for b in config.benchmarks for metric in MEASURES]
+        columns = [column for column in shown if column.label in wide]
+        rows = []
+        for column in columns:
+            values = {name: wide[column.label + end] for end, name in ENDS.items()}
+            facts = {"method": wide.method, "benchmark": column.benchmark, "category": "all", "metric": column.metric}
+            rows.append(pd.DataFrame(facts | values).dropna(subset="value"))
+        study = path.stem.removeprefix("ablation-")
+        metrics = _over_runs(pd.concat(rows), len(runs))
+        found.append(build(path.stem, f"Ablation: {study}", "", metrics, list(dict.fromkeys(wide.method)), columns))
+    return found
+
+
 def over_seeds(runs: list[Path]) -> str:
-    """Main table, IP by category and attacks of runs that differ in their seed, as Markdown: mean [lowest, highest]."""
+    """Main table, IP by category, attacks and ablations of runs that differ in their seed, as Markdown: mean [lowest,
+    highest].
+    """
     for run in runs:
         if not (run / "metrics.parquet").exists():
             raise SafetyDPOError(f"{run} has no metrics.parquet: run snakemake first.")
@@ -73,9 +105,7 @@ def over_seeds(runs: list[Path]) -> str:
         raise SafetyDPOError(
             f"{len(runs)} runs have the seeds {', '.join(map(str, seeds))}: give each a seed of its own."
         )
-    groups = every.groupby(["method", "benchmark", "category", "metric"], sort=False)
-    means = groups.agg(value=("value", "mean"), ci_low=("value", "min"), ci_high=("value", "max"), n=("n", "max"))
-    metrics = means[groups.size() == len(runs)].reset_index()
+    metrics = _over_runs(every, len(runs))
 
     def judged(verdict: Verdict, table: str) -> str:
         return judge_tables.foot([verdict], inputs.judges(runs[0]), every, judged_cells(config).get(table, ()))
@@ -85,6 +115,7 @@ def over_seeds(runs: list[Path]) -> str:
         found.append(tables.category_table(metrics, config))
     if "attacks" in there:
         found.append(attack_tables.attack_table(metrics, config))
+    found += _ablations(runs, config)
     for table in found:
         table.note = (
             f"Mean over the seeds {', '.join(map(str, seeds))} [lowest, highest]; n is of one seed. Best bold, second "
