@@ -115,6 +115,40 @@ def test_registries_and_rules_need_neither_torch_nor_pandas():
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
+# What the jobs of a stage start without: a start is most of what a job of the demo takes. (torch itself, and
+# torch._dynamo, scipy and peft, which transformers and diffusers import whatever is asked of them, stay.)
+SELDOM = {"torchmetrics", "datasets", "matplotlib", "sklearn", "onnxruntime", "tensorboard", "openai", "snakemake"}
+MODELS = {"torch", "transformers", "diffusers", "accelerate", "peft", "scipy"}
+WITHOUT = {
+    "prompts": SELDOM | MODELS | {"PIL"},
+    "judges": SELDOM | MODELS | {"PIL"},
+    "judges.q16": SELDOM | {"transformers", "diffusers", "accelerate", "peft", "scipy"},  # of copy_judge
+    "report": SELDOM - {"matplotlib"} | MODELS - {"scipy"},
+    "evaluation": SELDOM | {"diffusers", "peft"},
+    "images": SELDOM,
+    "features": SELDOM,
+    "training": SELDOM,
+    "merging": SELDOM,
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_stage_imports_nothing_that_its_jobs_seldom_need(name):
+    module = f"safetydpo.{name}" if "." in name else f"safetydpo.{name}.stage"
+    code = f"import sys, {module}; print(*sorted({WITHOUT[name]!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_scripts_import_their_stage_while_the_collector_rests(path):
+    blocks = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.With)]
+    resting = [line for node in blocks if ast.unparse(node.items[0]) == "importing()" for line in node.body]
+    assert all(isinstance(line, ast.ImportFrom) for line in resting)
+    stages = {name for name in ours(path.read_text()) if name.endswith(".stage")}
+    assert stages == {name for name in ours("\n".join(map(ast.unparse, resting))) if name.endswith(".stage")}
+
+
 def test_nothing_imports_the_commands():
     for path in [*SOURCES, *SCRIPTS]:
         if room_of(module_of(path) if path in SOURCES else path.stem) != "cli":

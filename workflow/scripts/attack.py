@@ -1,8 +1,9 @@
 from safetydpo.config.baselines import Baselines
-from safetydpo.running.jobs import attacks_of, job, judges_of, model_of, scale_of
+from safetydpo.running.jobs import attacks_of, importing, job, judges_of, model_of, scale_of
 
 with job(snakemake):
-    from safetydpo.attacks.stage import write_attack
+    with importing():
+        from safetydpo.attacks.stage import write_attack
 
     i, p, w, model = snakemake.input, snakemake.params, snakemake.wildcards, model_of(snakemake)
     write_attack(

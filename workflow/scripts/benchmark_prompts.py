@@ -1,8 +1,9 @@
 from safetydpo.config.evaluation import Benchmark
-from safetydpo.running.jobs import job
+from safetydpo.running.jobs import importing, job
 
 with job(snakemake):
-    from safetydpo.prompts.stage import write_benchmark
+    with importing():
+        from safetydpo.prompts.stage import write_benchmark
 
     p = snakemake.params
     out, pairs = snakemake.output[0], snakemake.input.pairs

@@ -1,6 +1,7 @@
-from safetydpo.running.jobs import job, looks_of
+from safetydpo.running.jobs import importing, job, looks_of
 
 with job(snakemake):
-    from safetydpo.judges.stage import check_judges
+    with importing():
+        from safetydpo.judges.stage import check_judges
 
     check_judges(looks_of(snakemake), snakemake.output[0], snakemake.params.answers)

@@ -1,8 +1,9 @@
 from safetydpo.config.loading import load_config
-from safetydpo.running.jobs import job, model_of
+from safetydpo.running.jobs import importing, job, model_of
 
 with job(snakemake):
-    from safetydpo.models.stage import check_model
+    with importing():
+        from safetydpo.models.stage import check_model
 
     # of the config, not of the params: what else is asked of a model needs no other, and redoes nothing
     config = load_config(snakemake.config)

@@ -1,8 +1,9 @@
 from safetydpo.config.judges import Verdict
-from safetydpo.running.jobs import job
+from safetydpo.running.jobs import importing, job
 
 with job(snakemake):
-    from safetydpo.judges.stage import check_verdicts
+    with importing():
+        from safetydpo.judges.stage import check_verdicts
 
     verdicts = [Verdict(**verdict) for verdict in snakemake.params.verdicts]
     check_verdicts(verdicts, snakemake.input[0], snakemake.output[0])

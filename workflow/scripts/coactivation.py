@@ -1,8 +1,9 @@
 from safetydpo.config.merging import Merge
-from safetydpo.running.jobs import experts_of, features_of, job, model_of
+from safetydpo.running.jobs import experts_of, features_of, importing, job, model_of
 
 with job(snakemake):
-    from safetydpo.merging.stage import write_coactivation
+    with importing():
+        from safetydpo.merging.stage import write_coactivation
 
     p, experts, features = snakemake.params, experts_of(snakemake), features_of(snakemake)
     write_coactivation(experts, features, model_of(snakemake), Merge(**p.merge), p.seed, snakemake.output[0])

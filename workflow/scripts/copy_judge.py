@@ -1,6 +1,7 @@
-from safetydpo.running.jobs import job
+from safetydpo.running.jobs import importing, job
 
 with job(snakemake):
-    from safetydpo.judges.stage import copy_judge
+    with importing():
+        from safetydpo.judges.stage import copy_judge
 
     copy_judge(snakemake.params.kind, snakemake.params.path, snakemake.output[0])

@@ -1,8 +1,9 @@
 from safetydpo.config.merging import Merge
-from safetydpo.running.jobs import experts_of, features_of, job, model_of
+from safetydpo.running.jobs import experts_of, features_of, importing, job, model_of
 
 with job(snakemake):
-    from safetydpo.merging.stage import write_covariances
+    with importing():
+        from safetydpo.merging.stage import write_covariances
 
     p, experts, features = snakemake.params, experts_of(snakemake), features_of(snakemake)
     retain, merge, out = snakemake.input.retain or None, Merge(**p.merge), snakemake.output[0]

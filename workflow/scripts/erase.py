@@ -1,8 +1,9 @@
 from safetydpo.config.baselines import Baselines
-from safetydpo.running.jobs import job, model_of
+from safetydpo.running.jobs import importing, job, model_of
 
 with job(snakemake):
-    from safetydpo.baselines.stage import erase
+    with importing():
+        from safetydpo.baselines.stage import erase
 
     i, p, name = snakemake.input, snakemake.params, snakemake.wildcards.eraser
     config, retain = Baselines(**p.baselines), i.retain or None

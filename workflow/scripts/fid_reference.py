@@ -1,7 +1,8 @@
-from safetydpo.running.jobs import job, looks_of
+from safetydpo.running.jobs import importing, job, looks_of
 
 with job(snakemake):
-    from safetydpo.evaluation.stage import write_reference
+    with importing():
+        from safetydpo.evaluation.stage import write_reference
 
     device = snakemake.config["model"].get("device", "auto")
     write_reference(snakemake.params.folder, looks_of(snakemake), device, snakemake.output[0])

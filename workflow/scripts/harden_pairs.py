@@ -1,8 +1,9 @@
 from safetydpo.config.attacks import Harden
-from safetydpo.running.jobs import job, judges_of, model_of
+from safetydpo.running.jobs import importing, job, judges_of, model_of
 
 with job(snakemake) as say:
-    from safetydpo.attacks.stage import write_hardening_pairs
+    with importing():
+        from safetydpo.attacks.stage import write_hardening_pairs
 
     i, p, number = snakemake.input, snakemake.params, snakemake.wildcards.round
     settings = {"answers": p.answers, "seed": p.seed, "outs": dict(zip(p.categories, snakemake.output, strict=True))}

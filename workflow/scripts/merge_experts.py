@@ -1,10 +1,11 @@
 from pathlib import Path
 
 from safetydpo.config.merging import Merge
-from safetydpo.running.jobs import experts_of, job, model_of
+from safetydpo.running.jobs import experts_of, importing, job, model_of
 
 with job(snakemake):
-    from safetydpo.merging.stage import merge_experts
+    with importing():
+        from safetydpo.merging.stage import merge_experts
 
     i, p, out = snakemake.input, snakemake.params, Path(snakemake.output.lora).parent
     statistics = i.get("statistics") or None

@@ -1,8 +1,9 @@
 from safetydpo.config.judges import Verdict
-from safetydpo.running.jobs import job
+from safetydpo.running.jobs import importing, job
 
 with job(snakemake):
-    from safetydpo.evaluation.stage import write_metrics
+    with importing():
+        from safetydpo.evaluation.stage import write_metrics
 
     i, p, o = snakemake.input, snakemake.params, snakemake.output
     write_metrics(

@@ -1,9 +1,10 @@
 from safetydpo.config.prompts import Category, Prompts
-from safetydpo.running.jobs import job, model_of
+from safetydpo.running.jobs import importing, job, model_of
 
 with job(snakemake) as tell:
-    from safetydpo.prompts.request import Request
-    from safetydpo.prompts.stage import write_pairs
+    with importing():
+        from safetydpo.prompts.request import Request
+        from safetydpo.prompts.stage import write_pairs
 
     i, o, p = snakemake.input, snakemake.output, snakemake.params
     config, model = Prompts(**snakemake.config["prompts"]), model_of(snakemake) if p.model else None

@@ -1,7 +1,8 @@
-from safetydpo.running.jobs import job
+from safetydpo.running.jobs import importing, job
 
 with job(snakemake):
-    from safetydpo.images.stage import read_pairs
+    with importing():
+        from safetydpo.images.stage import read_pairs
 
     p = snakemake.params
     shard = int(snakemake.wildcards.shard)

@@ -1,8 +1,9 @@
 from safetydpo.config.baselines import Baselines
-from safetydpo.running.jobs import job, model_of, scale_of
+from safetydpo.running.jobs import importing, job, model_of, scale_of
 
 with job(snakemake):
-    from safetydpo.images.stage import render_prompts
+    with importing():
+        from safetydpo.images.stage import render_prompts
 
     i, p = snakemake.input, snakemake.params
     render_prompts(

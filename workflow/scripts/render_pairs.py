@@ -1,7 +1,8 @@
-from safetydpo.running.jobs import job, model_of
+from safetydpo.running.jobs import importing, job, model_of
 
 with job(snakemake):
-    from safetydpo.images.stage import render_pairs
+    with importing():
+        from safetydpo.images.stage import render_pairs
 
     p = snakemake.params
     shard = int(snakemake.wildcards.shard)

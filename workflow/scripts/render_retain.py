@@ -1,6 +1,7 @@
-from safetydpo.running.jobs import job, model_of
+from safetydpo.running.jobs import importing, job, model_of
 
 with job(snakemake):
-    from safetydpo.images.stage import render_prompts
+    with importing():
+        from safetydpo.images.stage import render_prompts
 
     render_prompts(snakemake.input.prompts, model_of(snakemake), snakemake.output[0])

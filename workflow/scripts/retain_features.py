@@ -1,7 +1,8 @@
-from safetydpo.running.jobs import job, model_of
+from safetydpo.running.jobs import importing, job, model_of
 
 with job(snakemake):
-    from safetydpo.features.stage import write_features
+    with importing():
+        from safetydpo.features.stage import write_features
 
     i, flip = snakemake.input, snakemake.params.flip
     roles = {"image": ("image", "prompt")}

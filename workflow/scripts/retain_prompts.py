@@ -1,7 +1,8 @@
 from safetydpo.config.training import Preserve
-from safetydpo.running.jobs import job
+from safetydpo.running.jobs import importing, job
 
 with job(snakemake):
-    from safetydpo.prompts.stage import write_retain
+    with importing():
+        from safetydpo.prompts.stage import write_retain
 
     write_retain(Preserve(**snakemake.params.preserve), snakemake.params.seed, snakemake.output[0])

@@ -1,7 +1,8 @@
-from safetydpo.running.jobs import job, looks_of
+from safetydpo.running.jobs import importing, job, looks_of
 
 with job(snakemake):
-    from safetydpo.evaluation.stage import write_scores
+    with importing():
+        from safetydpo.evaluation.stage import write_scores
 
     i = snakemake.input
     judges, device = looks_of(snakemake), snakemake.config["model"].get("device", "auto")

@@ -1,9 +1,10 @@
 from pathlib import Path
 
-from safetydpo.running.jobs import job, model_of, train_of
+from safetydpo.running.jobs import importing, job, model_of, train_of
 
 with job(snakemake):
-    from safetydpo.training.stage import train_expert
+    with importing():
+        from safetydpo.training.stage import train_expert
 
     p, out = snakemake.params, Path(snakemake.output.lora).parent
     retain = snakemake.input.get("retain") or None

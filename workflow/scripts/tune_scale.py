@@ -1,10 +1,11 @@
 from pathlib import Path
 
 from safetydpo.config.evaluation import Tune
-from safetydpo.running.jobs import job, judges_of, model_of
+from safetydpo.running.jobs import importing, job, judges_of, model_of
 
 with job(snakemake):
-    from safetydpo.evaluation.stage import tune_scale
+    with importing():
+        from safetydpo.evaluation.stage import tune_scale
 
     i, o, p = snakemake.input, snakemake.output, snakemake.params
     judges = p.judges and judges_of(snakemake)

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from safetydpo.errors import SafetyDPOError
-from safetydpo.judges.clip import ClipEyes
 from safetydpo.judges.sound import AGAIN
 from safetydpo.storage.finite import finite
+
+if TYPE_CHECKING:  # transformers, which a copy of a judge's file does without
+    from safetydpo.judges.clip import ClipEyes
 
 # Where bfloat16 could put a probability on the wrong side of a threshold from 0.1 to 0.95: logits within 1.4 of them.
 # Over 720 renders of the demo Q16's were off by 0.14 at most.
@@ -35,7 +37,7 @@ class Views:
         self.images = images
         self._projected: dict[int, torch.Tensor] = {}
 
-    def projected(self, clip: ClipEyes, exact: bool) -> torch.Tensor:
+    def projected(self, clip: "ClipEyes", exact: bool) -> torch.Tensor:
         """CLIP's embeddings (b, d), not normalised; exact: in float32 whatever its dtype."""
         if exact and clip.half:
             return clip.projected(self.images, exact=True)
@@ -53,7 +55,7 @@ class Given(NamedTuple):
 
     device: torch.device
     dtype: str
-    clip: Callable[[str], ClipEyes]
+    clip: "Callable[[str], ClipEyes]"
     own: bool
     journals: Path
 

@@ -6,12 +6,9 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import torch
-
 from safetydpo.config.judges import Looks, Verdict, unknown_label
 from safetydpo.config.rules import scores_in
 from safetydpo.errors import SafetyDPOError
-from safetydpo.judges.eyes import Eyes
 from safetydpo.judges.registry import JUDGES
 from safetydpo.storage.files import read_json, write_safetensors, write_text
 
@@ -22,6 +19,10 @@ def check_judges(config: Looks, out: Path | str, journals: Path | str) -> None:
     Raises SafetyDPOError when one is not to be had or does not see, or its file is of another CLIP: before anything
     expensive.
     """
+    import torch  # and transformers, which the other two jobs do without
+
+    from safetydpo.judges.eyes import Eyes
+
     eyes = Eyes(config, torch.device("cpu"), own=False, journals=journals)
     eyes.check()
     judges = {name: {"labels": list(judge.labels), **judge.about} for name, judge in eyes.judges.items()}

@@ -1,5 +1,6 @@
 """What every workflow script does around its one library call: a log file, and errors as one sentence."""
 
+import gc
 import json
 import logging
 import math
@@ -50,6 +51,20 @@ def job(snakemake: Any) -> Iterator[Callable[[str], None]]:
             raise
         finally:
             sys.stdout, sys.stderr = sys.__stdout__, terminal
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import in the block while Python's collector of cycles rests, which would go through all that is there again and
+    again and find nothing. What is there when the block ends stays as long as the process, and is never gone through
+    again: so nothing but imports belongs in the block.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _gpus() -> str:

@@ -1,9 +1,5 @@
 """transformers and diffusers without what fills a log and says nothing: called before they load a model."""
 
-import transformers
-from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-from transformers.utils import is_torchvision_available, logging
-
 # Image processors that diffusers asks transformers for by the names of their torchvision kind.
 PROCESSORS = ("CLIPImageProcessor", "SiglipImageProcessor")
 
@@ -12,6 +8,10 @@ def quiet_transformers() -> None:
     """No bar for each part that is loaded (downloads keep theirs), and no warning where torchvision is missing: the PIL
     processors are then taken by their own names.
     """
+    import transformers  # half a second, for those who load a model
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import is_torchvision_available, logging
+
     downloads = not are_progress_bars_disabled()
     logging.disable_progress_bar()  # and those of downloads
     if downloads:

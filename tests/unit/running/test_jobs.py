@@ -1,6 +1,8 @@
 """What a job is given by its rule, and how it ends."""
 
+import gc
 import logging
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +11,23 @@ import pytest
 from safetydpo.config.judges import Judges
 from safetydpo.config.versions import MACHINE_KEYS
 from safetydpo.errors import SafetyDPOError
-from safetydpo.running.jobs import job, judges_of, looks_of, scale_of
+from safetydpo.running.jobs import importing, job, judges_of, looks_of, scale_of
 from safetydpo.storage.files import write_text
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_collector_rests_while_a_job_imports_and_then_leaves_alone_what_is_there(fails):
+    before = gc.get_freeze_count()
+    try:
+        with suppress(ImportError), importing():
+            assert not gc.isenabled()
+            kept = [[] for _ in range(1000)]
+            if fails:
+                raise ImportError
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= before + len(kept)
+    finally:
+        gc.unfreeze()
 
 
 def test_a_method_that_is_not_tuned_has_scale_1(tmp_path):
