@@ -20,6 +20,7 @@ from safetydpo.models.pipeline import load_network
 from safetydpo.models.prediction import prediction_of
 from safetydpo.models.targets import refuse_targets
 from safetydpo.running.devices import device_of
+from safetydpo.training.compiling import compile_network
 from safetydpo.training.lean_layers import use_lean_layers
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,6 +66,7 @@ class Denoiser:
         self.policy: Any = self.network  # the trainer puts accelerate's wrapping here
         self.parameters: list[torch.nn.Parameter] = []
         self._layers: list[Any] = []
+        self.strength: torch.Tensor | None = None  # of a compiled network's adapters, 1 or 0
 
     def add_adapter(self, config: Train, seed: int) -> None:
         """Put a fresh LoRA on the target modules (gaussian A, zero B) and make it the only thing that trains."""
@@ -85,7 +87,10 @@ class Denoiser:
         self.network.train()
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self._layers = [m for m in self.network.modules() if isinstance(m, BaseTunerLayer)]
-        use_lean_layers(self.network)
+        self.strength = torch.ones((), device=self.device) if config.compile else None
+        use_lean_layers(self.network, self.strength)
+        if config.compile:
+            compile_network(self.network)
 
     def check(self, features: Features) -> None:
         """SafetyDPOError where features cannot be those of this model: family, latent channels, width of the text."""
@@ -154,26 +159,33 @@ class Denoiser:
         """The adapted network's prediction, (b, c, h, w)."""
         return self._forward(self.policy, batch)
 
-    @torch.no_grad()
     def reference(self, batch: Noised) -> torch.Tensor:
-        """The frozen model's prediction: the same network without its adapters."""
-        with self.without_adapters():
-            return self._forward(self.network, batch)
+        """The frozen model's prediction, without gradient: the same network without its adapters.
+
+        A compiled network is asked as in training, by the same graph.
+        """
+        with torch.set_grad_enabled(self.strength is not None), self.without_adapters():
+            return self._forward(self.network, batch).detach()
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
         """Adapters off inside the block, on again after it, whatever happens there.
 
         Sets the layers' flag alone: PEFT's own switch also walks over requires_grad of every weight, which on a small
-        network costs a seventh of the forward pass.
+        network costs a seventh of the forward pass. Of a compiled network that would be another graph.
         """
-        for layer in self._layers:
-            layer._disable_adapters = True
+        self._switch(on=False)
         try:
             yield
         finally:
-            for layer in self._layers:
-                layer._disable_adapters = False
+            self._switch(on=True)
+
+    def _switch(self, on: bool) -> None:
+        if self.strength is not None:
+            self.strength.fill_(float(on))
+            return
+        for layer in self._layers:
+            layer._disable_adapters = not on
 
     def adapter_state(self) -> dict[str, torch.Tensor]:
         """The LoRA's weights by PEFT's names, on the CPU."""
