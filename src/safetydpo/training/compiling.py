@@ -6,21 +6,33 @@ beta magnifies the difference of two errors by thousands. One graph also takes h
 """
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
+from safetydpo.models.index import Index
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
-def prepare_compiler(device: torch.device) -> None:
-    """Make the first kernel. SafetyDPOError where that fails: no C++ compiler, no triton, no room for the cache."""
+def prepare_compiler(model: Model, device: torch.device) -> None:
+    """Make the first kernel. SafetyDPOError where that fails: no C++ compiler, no triton, no room for the cache; and
+    for a model whose batches differ in shape.
+    """
+    if not Index(model).family.one_shape:
+        raise SafetyDPOError(
+            f"train.compile wants batches of one shape, and prompts of {model.id} have lengths of their own: set it to "
+            "false."
+        )
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = os.environ.setdefault(CACHE, str(Path(home) / "safetydpo/inductor"))
     try:
+        # diffusers' question for a library's version
+        warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
         # DDP would cut the graph into parts to exchange their gradients early; a LoRA's are too small for that
         torch._dynamo.config.optimize_ddp = False
         compiled = torch.compile(lambda x: x.sin() + 1, dynamic=False)
