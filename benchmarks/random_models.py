@@ -96,14 +96,14 @@ def _sdxl() -> StableDiffusionXLPipeline:
 
 def _fill(key: str, weight: torch.Tensor, block: torch.Tensor) -> None:
     """Weights as torch's own initialisation has them in size, from one block of normal draws again and again: drawing
-    billions of numbers takes a CPU minutes. Biases 0; norms stay 1.
+    billions of numbers takes a CPU minutes. Biases 0, norms 1.
     """
     if weight.dim() > 1:
         flat, scaled = weight.view(-1), (block * (3 * weight[0].numel()) ** -0.5).to(weight.dtype)
         for part in flat.split(len(block)):
             part.copy_(scaled[: len(part)])
-    elif key.endswith("bias"):
-        weight.zero_()
+    elif key.endswith(("bias", "weight")):
+        weight.fill_(float(key.endswith("weight")))
 
 
 def save_random(
