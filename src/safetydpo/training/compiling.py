@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from safetydpo.config.model import Model
 from safetydpo.errors import SafetyDPOError
@@ -29,7 +30,9 @@ def prepare_compiler(model: Model, device: torch.device) -> None:
             "false."
         )
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = os.environ.setdefault(CACHE, str(Path(home) / "safetydpo/inductor"))
+    if os.environ.get(CACHE) in (None, default_cache_dir()):  # torch itself puts its default there, when it is imported
+        os.environ[CACHE] = str(Path(home) / "safetydpo/inductor")
+    folder = os.environ[CACHE]
     try:
         # diffusers' question for a library's version
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")

@@ -16,6 +16,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from tiny import adapted, assert_goes_on, fit, make_pipeline, samples, train_config
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.training import lean_layers
@@ -131,8 +132,7 @@ def test_inductor_makes_the_layers_that_they_are(monkeypatch):
 
 @CXX
 def test_what_was_compiled_is_kept_in_the_users_cache(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv(CACHE, "x")  # so that it is put back
-    monkeypatch.delenv(CACHE)
+    monkeypatch.setenv(CACHE, default_cache_dir())  # where torch puts it by itself
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     prepare_compiler(tiny, CPU)
     assert os.environ[CACHE] == str(tmp_path / "safetydpo/inductor")
