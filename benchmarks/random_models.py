@@ -14,10 +14,13 @@ from diffusers import (
 )
 from random_texts import CLIP_G, CLIP_L, clip, clip_config, clip_tokenizer
 from random_transformers import LAYERS, TOKENS, condition_of, pipeline_of, transformer_of, vae_16
+from timing import tell
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPVisionConfig
+from transformers.initialization import no_init_weights
 
 # Model -> height and width, pixels, that it was made for.
 SIZES = {"sd15": 512, "sdxl": 1024, **dict.fromkeys(LAYERS, 1024)}
+BLOCK = 2**20 + 7  # odd, or rows of a weight would be alike
 SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -91,22 +94,40 @@ def _sdxl() -> StableDiffusionXLPipeline:
     )
 
 
+def _fill(key: str, weight: torch.Tensor, block: torch.Tensor) -> None:
+    """Weights as torch's own initialisation has them in size, from one block of normal draws again and again: drawing
+    billions of numbers takes a CPU minutes. Biases 0, norms 1.
+    """
+    if weight.dim() > 1:
+        flat, scaled = weight.view(-1), (block * (3 * weight[0].numel()) ** -0.5).to(weight.dtype)
+        for part in flat.split(len(block)):
+            part.copy_(scaled[: len(part)])
+    elif key.endswith(("bias", "weight")):
+        weight.fill_(float(key.endswith("weight")))
+
+
 def save_random(
     name: str, folder: Path, layers: int | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> None:
     """Save the pipeline `name` with random weights as safetensors; `layers` cuts the depth of a transformer's.
 
-    device: where the weights are drawn.
+    device: where the weights are made.
     """
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # the largest would take twice the memory of what is saved
     try:
-        with torch.device(device):
+        with no_init_weights(), torch.device(device):
             if name in LAYERS:
                 pipeline = pipeline_of(name, layers or LAYERS[name])
             else:
                 pipeline = {"sd15": _sd15, "sdxl": _sdxl}[name]()
+        block = torch.randn(BLOCK, device=device)
+        for part in pipeline.components.values():
+            for key, weight in part.named_parameters() if isinstance(part, torch.nn.Module) else ():
+                _fill(key, weight.detach(), block)
+        tell(f"{name} is made")
         pipeline.save_pretrained(folder, max_shard_size="20GB")
+        tell("and saved")
     finally:
         torch.set_default_dtype(torch.float32)
 

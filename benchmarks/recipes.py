@@ -1,20 +1,25 @@
 """What our training step is compared with: nothing is kept between steps but weights.
 
-`Official` is the published step for Stable Diffusion, re-created. For transformers there is none; `Script` is what one
-would write after diffusers' DreamBooth LoRA examples: the same step with one network, which with its adapters disabled
-is the reference too, and a forward pass for each image.
+`Official` is the published step for Stable Diffusion, re-created as its launchers run it: JPEGs are decoded in workers,
+4 of them, for SDXL 16; and on a GPU, SDXL's VAE, text encoders and reference UNet lie on the CPU between their uses.
+For transformers nothing was published; `Script` is what one would write after diffusers' DreamBooth LoRA examples: the
+same step with one network, which with its adapters disabled is the reference too, and a forward pass for each image.
 """
 
-import io
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from accelerate import cpu_offload
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from safetydpo.config.model import Model
 from safetydpo.config.training import Train
@@ -25,9 +30,27 @@ from safetydpo.training.denoiser import DTYPES, Noised
 from safetydpo.training.losses import dpo_loss, squared_error
 from safetydpo.training.samples import PAIR_ROLES
 
+WORKERS, WORKERS_XL = 4, 16
+ENDLESS = 10**6
+
+
+class Jpegs(Dataset):
+    """Pairs of pixels (2, 3, h, w) in -1 to 1, and their numbers, over and over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.pairs = folder, len(list(folder.glob("*_safe.jpg")))
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+        number = place % self.pairs
+        images = [np.asarray(Image.open(self.folder / f"p{number}_{role}.jpg")) for role in PAIR_ROLES]
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1, number
+
 
 class Official:
-    """Decode both JPEGs, encode them with the VAE, encode the prompt, and ask a second UNet for the reference.
+    """Encode decoded images with the VAE, encode the prompt, and ask a second UNet for the reference.
 
     The pipeline's own calls are made by its family, which knows their arguments.
     """
@@ -49,26 +72,32 @@ class Official:
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate)
         self.prediction = prediction_of(self.pipeline.scheduler.config, model.id)
-        self.pairs = len(list(folder.glob("*_safe.jpg")))
+        self.large = isinstance(self.pipeline, StableDiffusionXLPipeline)
+        self.encoders: Any = self.pipeline
+        if self.large and self.device.type == "cuda":
+            self.encoders = SimpleNamespace(device=self.device, encode_prompt=self.pipeline.encode_prompt)
+            for part in (self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.text_encoder_2, self.reference):
+                cpu_offload(part, self.device)
 
     def _policy(self) -> Any:
         kind, dtype = UNet2DConditionModel, DTYPES[self.config.mixed_precision]
         return kind.from_pretrained(self.model.id, subfolder="unet", dtype=dtype).to(self.device).requires_grad_(False)
 
-    def _pixels(self, names: list[str]) -> torch.Tensor:
-        arrays = [np.asarray(Image.open(io.BytesIO((self.folder / name).read_bytes()))) for name in names]
-        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
+    @cached_property
+    def _batches(self) -> Iterator[Any]:
+        workers = WORKERS_XL if self.large else WORKERS
+        return iter(DataLoader(Jpegs(self.folder), self.config.batch_size, num_workers=workers))
 
     @torch.no_grad()
     def _inputs(self) -> Noised:
         b = self.config.batch_size
-        numbers = [(self.turn * b + i) % self.pairs for i in range(b)]
         self.turn += 1
-        pixels = self._pixels([f"p{i}_{role}.jpg" for role in PAIR_ROLES for i in numbers])
+        images, numbers = next(self._batches)
+        pixels = images.transpose(0, 1).flatten(0, 1).to(self.device)
         vae = self.pipeline.vae
         latents = vae.encode(pixels.to(vae.dtype)).latent_dist.sample().float()
         latents = (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
-        text = self.family.encode(self.pipeline, [f"a red circle and a brulo {i}" for i in numbers], self.model)
+        text = self.family.encode(self.encoders, [f"a red circle and a brulo {i}" for i in numbers], self.model)
         text = {name: values.repeat(2, *[1] * (values.dim() - 1)) for name, values in text.items()}
         noise = torch.randn_like(latents[:b]).repeat(2, 1, 1, 1)
         generator = torch.Generator().manual_seed(self.turn)

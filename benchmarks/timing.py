@@ -3,6 +3,7 @@
 import json
 import random
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+BEGUN = time.perf_counter()
+
+
+def tell(what: str) -> None:
+    """Progress, on stderr: seconds since the start, and what is done; a run that is cut off says how far it came."""
+    print(f"{time.perf_counter() - BEGUN:7.1f} s  {what}", file=sys.stderr, flush=True)
 
 
 def _wait(device: torch.device) -> None:
@@ -33,8 +41,10 @@ def interleaved(
             begin = time.perf_counter()
             variants[name]()
             _wait(device)
+            took = time.perf_counter() - begin
+            tell(f"{name}, {'warm-up' if turn < warmup else 'timed'}: {took:.4g} s")
             if turn >= warmup:
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(took)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -6,24 +6,26 @@
     python benchmarks/training.py --model sd35 --device cuda --precision bf16 --gradient-checkpointing
     python benchmarks/training.py --model flux --layers 1 --size 256      1 of 19 double layers, 2 of 38 single ones
 
-Variants: (a) official, a re-creation of the published step: decode both JPEGs, encode them with the VAE, encode the
-prompt, and ask a second UNet for the reference. Nothing was published for transformers: theirs is script, what one
-would write after diffusers' DreamBooth LoRA examples, where the network with adapters disabled is the reference and
-each image has a forward pass of its own. (b) exact: cached features, the reference is the same network without its
-adapters; (c) cached: the reference's errors are known. floor: the plain diffusers network, frozen: forward, backward,
-and one more forward; short floor: the backward pass only as far down as the first attention, which is all that adapters
-there need. Peak memory is of a process that runs one variant alone.
+Variants: (a) official, a re-creation of the published step as its launchers run it: JPEGs are decoded by workers (4;
+SDXL 16), the step encodes them with the VAE, encodes the prompt, and asks a second UNet for the reference; on a GPU,
+SDXL's VAE, text encoders and reference lie on the CPU between uses. Nothing was published for transformers: theirs is
+script, what one would write after diffusers' DreamBooth LoRA examples, where the network with adapters disabled is the
+reference and each image has a forward pass of its own (4 workers, where those examples have none). (b) exact: cached
+features, the reference is the same network without its adapters; (c) cached: the reference's errors are known.
+floor: the plain diffusers network, frozen: forward, backward, and one more forward; short floor: the backward pass only
+as far down as the first attention, which is all that adapters there need. --compile compiles (b), (c) and the floor:
+their first step then takes minutes. Peak memory is of a process that runs one variant alone; --no-memory saves these.
+Progress is told on stderr. --folder keeps the random model for a next run.
 
-The ratios overstate ours: the published script decodes in 4 (SD 1.5) or 16 (SDXL) workers, not in the step, and for
-SDXL it offloads VAE, text encoders and reference UNet to the CPU, which takes less memory and more time than (a).
 The script encodes what it could keep, as some of those examples can be told to keep latents. --layers cuts a
 transformer and its text encoders to the same share of their layers, and the VAE stays whole: at few layers it weighs
-more than in the full model, as text encoders do beside small images. All of that overstates ours too.
+more than in the full model, as text encoders do beside small images. All of that overstates ours.
 """
 
 import argparse
 import copy
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,14 +39,16 @@ from PIL import Image
 from random_models import LAYERS, SIZES, save_random
 from random_transformers import SD35
 from recipes import Official, Script
-from timing import interleaved, peak_memory, print_ratios, print_table
+from timing import interleaved, peak_memory, print_ratios, print_table, tell
 
 from safetydpo.config.model import Model
 from safetydpo.config.training import Train
 from safetydpo.features.sets import read_features
 from safetydpo.features.stage import write_features
+from safetydpo.running.devices import device_of
 from safetydpo.storage.files import write_parquet
 from safetydpo.storage.images import png, unpng
+from safetydpo.training.compiling import compile_network, prepare_compiler
 from safetydpo.training.denoiser import DTYPES, Denoiser
 from safetydpo.training.samples import PAIR_ROLES, Samples, Share
 from safetydpo.training.trainer import Objective, Trainer, make_accelerator
@@ -52,6 +56,7 @@ from safetydpo.training.trainer import Objective, Trainer, make_accelerator
 DEMO = Path(__file__).parents[1] / "resources/demo/t2i"
 # The large models' cached references take long to fill, and 2 pairs cost a step as much as 16.
 DEMO_PAIRS, PAIRS = 16, 2
+ROOM = 60e9
 RIVALS = {"official": Official, "script": Script}
 OURS, FLOORS = ("exact", "cached"), ("floor", "short floor")
 
@@ -81,6 +86,7 @@ def settings(args: argparse.Namespace, folder: Path) -> tuple[Model, Train]:
         mixed_precision=args.precision,
         draws=2,
         gradient_checkpointing=args.gradient_checkpointing,
+        compile=args.compile,
     )
     return model, config
 
@@ -108,9 +114,11 @@ def make_data(model: Model, folder: Path, pairs: int) -> None:
         for role in PAIR_ROLES:
             Image.fromarray(unpng(image[f"{role}_image"])).save(folder / f"{image['pair_id']}_{role}.jpg", quality=95)
     roles = {role: (f"{role}_image", f"{role}_prompt") for role in PAIR_ROLES}
+    tell("pairs are made")
     write_features(
         [str(folder / "pairs.parquet")], folder / "prompts.parquet", roles, model, folder / "features.safetensors"
     )
+    tell("and encoded")
 
 
 def ours(denoiser: Denoiser, config: Train, folder: Path, reference: str) -> Callable[[], None]:
@@ -142,9 +150,12 @@ def floor_of(denoiser: Denoiser, config: Train, folder: Path, short: bool) -> Ca
     samples = Samples(features, PAIR_ROLES, config.batch_size, config, 0, Share())
     batch = samples.noised(denoiser, samples.pick(0))
     plain = copy.copy(denoiser)
+    plain.strength = None
     plain.network = plain.policy = bare(denoiser)
     if config.gradient_checkpointing:
         plain.network.enable_gradient_checkpointing()
+    if config.compile:
+        compile_network(plain.network)
     leaf = batch.condition["encoder_hidden_states"] if short else batch.noisy_latents
 
     def run() -> None:
@@ -163,10 +174,13 @@ def variants(names: tuple[str, ...], model: Model, config: Train, folder: Path) 
     made: dict[str, Callable[[], None]] = {}
     denoiser = None
     for name in names:
+        tell(f"{name} is set up")
         if name in RIVALS:
             made[name] = RIVALS[name](model, config, folder).step
             continue
         if denoiser is None:
+            if config.compile:
+                prepare_compiler(model, device_of(model.device))
             denoiser = Denoiser(model, config.mixed_precision)
             denoiser.add_adapter(config, 0)
         if name in FLOORS:
@@ -178,6 +192,7 @@ def variants(names: tuple[str, ...], model: Model, config: Train, folder: Path) 
 
 def memory_of(name: str, folder: Path) -> float:
     """Peak GB of a process of its own that runs this variant twice."""
+    tell(f"memory of {name}")
     command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--folder", str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])["peak"]
@@ -194,9 +209,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="timed steps of each variant (demo 40, others 3)")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--quick", action="store_true", help="one timed step of each")
+    parser.add_argument("--compile", action="store_true", help="ours and the floor, by torch.compile")
+    parser.add_argument("--no-memory", action="store_true", help="without a process for each variant's peak memory")
+    names = ["rival", *OURS, *FLOORS]
+    parser.add_argument("--variants", nargs="+", choices=names, default=names, help="these alone; rival: (a)")
+    parser.add_argument("--folder", type=Path, help="where model and pairs lie, or are made and kept")
     parser.add_argument("--only", choices=[*RIVALS, *OURS], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.variants = tuple(rival(args) if name == "rival" else name for name in args.variants)
     least = 2 if args.model in SD35 else 1  # its last layer has not every module that gets a LoRA
     if args.layers and args.layers not in range(least, LAYERS.get(args.model, 0) + 1):
         parser.error(f"--layers cuts a transformer: 1 (sd35: 2) to as many as it has, {LAYERS}")
@@ -209,43 +229,49 @@ def parse() -> argparse.Namespace:
 
 def say(args: argparse.Namespace, size: int, seconds: dict[str, float], memory: dict[str, float]) -> None:
     """Print the table, what stands behind it, and the ratios."""
-    other, speed = rival(args), {name: args.batch_size / s for name, s in seconds.items()}
-    rows = []
-    for name in seconds:
-        ratio = f"{speed[name] / speed[other]:.2f}" if name in memory else ""
-        gb = (f"{memory[name]:.2f}", f"{memory[name] / memory[other]:.2f}") if name in memory else ("", "")
-        rows.append([name, f"{seconds[name]:.4g}", f"{speed[name]:.3g}", ratio, *gb])
+    other, rows = rival(args), []
+    for name, took in seconds.items():
+        ratio = f"{seconds[other] / took:.2f}" if other in seconds and name not in FLOORS else ""
+        gb = f"{memory[name]:.2f}" if name in memory else ""
+        share = f"{memory[name] / memory[other]:.2f}" if {name, other} <= memory.keys() else ""
+        rows.append([name, f"{took:.4g}", f"{args.batch_size / took:.3g}", ratio, gb, share])
     cuda = args.device.startswith("cuda")
     where = torch.cuda.get_device_name(args.device) if cuda else f"{torch.get_num_threads()} CPU threads"
     print(f"\n{args.model}, {size} px, batch {args.batch_size}, precision {args.precision}, {where}")
     if args.layers:
         print(f"cut to {args.layers} of {LAYERS[args.model]} layers, the text encoders likewise; the VAE is whole")
+    if args.compile:
+        print(f"ours and the floors are compiled, {other} is not")
     print_table(["variant", "s/step", "pairs/s", f"x {other}", "peak GB", f"of {other}"], rows)
-    print(f"{other} is re-created: JPEGs are decoded in the step, nothing is offloaded (see --help)")
-    print_ratios(
-        {
-            "model": args.model,
-            "exact_speed": speed["exact"] / speed[other],
-            "cached_speed": speed["cached"] / speed[other],
-            "exact_step_to_floor": seconds["exact"] / seconds["floor"],
-            "exact_step_to_short_floor": seconds["exact"] / seconds["short floor"],
-            "exact_memory": memory["exact"] / memory[other],
-            "cached_memory": memory["cached"] / memory[other],
-        }
-    )
+    print(f"{other} is re-created (see --help)")
+    print_ratios({"model": args.model, "compiled": args.compile, **ratios(other, seconds, memory)})
+
+
+def ratios(other: str, seconds: dict[str, float], memory: dict[str, float]) -> dict[str, float]:
+    """Of the variants that were run."""
+    found = {f"{name}_speed": (seconds, other, name) for name in OURS}
+    found |= {f"exact_step_to_{floor.replace(' ', '_')}": (seconds, "exact", floor) for floor in FLOORS}
+    found |= {f"{name}_memory": (memory, name, other) for name in OURS}
+    return {key: of[a] / of[b] for key, (of, a, b) in found.items() if {a, b} <= of.keys()}
 
 
 def measure(args: argparse.Namespace, folder: Path) -> None:
     """Time all variants in turns, and each one's memory; print."""
     model, config = settings(args, folder)
-    if args.model != "demo":
+    if args.model != "demo" and not (folder / "model/model_index.json").exists():
         save_random(args.model, folder / "model", args.layers, DTYPES[args.precision], args.device)
     make_data(model, folder, DEMO_PAIRS if args.model == "demo" else PAIRS)
-    compared = (rival(args), *OURS)
-    memory = {name: memory_of(name, folder) for name in compared}
+    alone = () if args.no_memory else args.variants
+    memory = {name: memory_of(name, folder) for name in alone if name not in FLOORS}
     warmup = 1 if args.quick or args.model != "demo" else 3
-    steps = variants((*compared, *FLOORS), model, config, folder)
+    steps = variants(args.variants, model, config, folder)
     say(args, model.height, interleaved(steps, args.repeats, warmup, torch.device(args.device)), memory)
+
+
+def quick_folder() -> str | None:
+    """Memory for a model of gigabytes that is written once and read a few times, where there is enough of it."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.exists() and shutil.disk_usage(memory).free > ROOM else None
 
 
 def main() -> None:
@@ -257,9 +283,12 @@ def main() -> None:
             for _ in range(2):
                 step()
         print(json.dumps({"peak": peak.bytes / 1e9}))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        measure(args, Path(folder))
+    elif args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        measure(args, args.folder)
+    else:
+        with tempfile.TemporaryDirectory(dir=quick_folder()) as folder:
+            measure(args, Path(folder))
 
 
 if __name__ == "__main__":

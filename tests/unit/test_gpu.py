@@ -61,6 +61,14 @@ def test_losses_are_those_of_the_cpu(reference, tiny, tiny_features):
         assert gpu[key].to_list() == pytest.approx(cpu[key].to_list(), rel=1e-2)
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_compiled_training_is_the_same_to_rounding(precision, tiny, tiny_features):
+    plain, compiled = (trained("cuda", precision, tiny, tiny_features, beta=50, compile=c) for c in (False, True))
+    assert compiled.preference_loss[0] == pytest.approx(math.log(2), abs=1e-6)
+    for key in ("preference_loss", "winner_error", "loser_error"):
+        assert compiled[key].to_list() == pytest.approx(plain[key].to_list(), rel=1e-2)
+
+
 HALF = """
 import sys
 from pathlib import Path

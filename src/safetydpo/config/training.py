@@ -89,6 +89,11 @@ class Train(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="Precision of the frozen network and of matrix products; adapters and errors are float32"
     )
+    compile: bool = Field(
+        False,
+        description="torch.compile of the network: minutes at a job's first step for shorter steps after it; needs a "
+        "C++ compiler, on a GPU triton (docs/training.md)",
+    )
     gpus: Annotated[int, Field(ge=1, le=1024)] = Field(
         1, description="Processes of a training, each on batch_size pairs; a GPU each where resources.gpu is not 0"
     )

@@ -22,3 +22,13 @@ def device_of(name: str) -> torch.device:
         seen = f"{here} of {device.type}" if here else f"no {'GPU' if device.type == 'cuda' else device.type}"
         raise SafetyDPOError(f"The device is {name}, but torch sees {seen} here: use auto, or ask for one that is.")
     return device
+
+
+def staged(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU as `sent` takes it: for a GPU in pinned memory, which it reads while the CPU goes on."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A staged tensor on the device; to a GPU nobody waits for the copy."""
+    return tensor.to(device, non_blocking=device.type == "cuda")

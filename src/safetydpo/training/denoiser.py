@@ -19,7 +19,8 @@ from safetydpo.models.lora import Factors
 from safetydpo.models.pipeline import load_network
 from safetydpo.models.prediction import prediction_of
 from safetydpo.models.targets import refuse_targets
-from safetydpo.running.devices import device_of
+from safetydpo.running.devices import device_of, sent, staged
+from safetydpo.training.compiling import compile_network
 from safetydpo.training.lean_layers import use_lean_layers
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,6 +46,16 @@ class Noised:
         )
 
 
+@dataclass
+class Drawn:
+    """What a batch is made from, on the CPU, staged for the device: scaled latents (b, c, h, w) of each role."""
+
+    latents: list[torch.Tensor]
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    condition: Condition
+
+
 class Denoiser:
     """A network, its family and prediction type: the arithmetic between latents and predictions.
 
@@ -65,6 +76,7 @@ class Denoiser:
         self.policy: Any = self.network  # the trainer puts accelerate's wrapping here
         self.parameters: list[torch.nn.Parameter] = []
         self._layers: list[Any] = []
+        self.strength: torch.Tensor | None = None  # of a compiled network's adapters, 1 or 0
 
     def add_adapter(self, config: Train, seed: int) -> None:
         """Put a fresh LoRA on the target modules (gaussian A, zero B) and make it the only thing that trains."""
@@ -85,7 +97,10 @@ class Denoiser:
         self.network.train()
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self._layers = [m for m in self.network.modules() if isinstance(m, BaseTunerLayer)]
-        use_lean_layers(self.network)
+        self.strength = torch.ones((), device=self.device) if config.compile else None
+        use_lean_layers(self.network, self.strength)
+        if config.compile:
+            compile_network(self.network)
 
     def check(self, features: Features) -> None:
         """SafetyDPOError where features cannot be those of this model: family, latent channels, width of the text."""
@@ -103,7 +118,7 @@ class Denoiser:
                 f"Features {has}, {self.model.id} {wants}: they are of another model; delete and rerun."
             )
 
-    def noised(
+    def draw(
         self,
         features: Features,
         roles: Sequence[str],
@@ -113,8 +128,9 @@ class Denoiser:
         flips: Sequence[bool] | None = None,
         timestep: int | None = None,
         rendered: bool = False,
-    ) -> Noised:
-        """Noise the samples `index`; key i seeds sample i's timestep, noise (shared by the roles) and posterior draws.
+    ) -> Drawn:
+        """What noising the samples `index` needs; key i seeds sample i's timestep, noise (shared by the roles) and
+        posterior draws.
 
         captions[i]: the role whose prompt conditions sample i, "" for the empty prompt (default: the last role's);
         flips[i]: mirror all images of the sample. `timestep` fixes the timestep for all; `rendered`: the noise is that
@@ -123,27 +139,40 @@ class Denoiser:
         captions = captions or [roles[-1]] * len(index)
         flips = flips or [False] * len(index)
         draws = [torch.Generator().manual_seed(key) for key in keys]
-        drawn = torch.stack([self.prediction.draw_timestep(g) for g in draws])
-        timesteps = (drawn if timestep is None else torch.full_like(drawn, timestep)).to(self.device)
+        timesteps = torch.stack([self.prediction.draw_timestep(g) for g in draws])
+        if timestep is not None:
+            timesteps = torch.full_like(timesteps, timestep)
         if rendered:
             seeds: Any = features.seeds  # there: the stage refuses features without
             own = [self.family.noise(seeds[i], features.latent_shape, self.model) for i in index]
             noise = torch.stack([n.flip(-1) if flip else n for n, flip in zip(own, flips, strict=True)])
         else:
             noise = torch.stack([torch.randn(features.latent_shape, generator=g) for g in draws])
-        noise = noise.to(self.device)
-        condition = {k: v.to(self.device) for k, v in features.condition(index, captions).items()}
-        parts = []
+        latents = []
         for role in roles:
             samples = []
             for sample, flip, g in zip(index, flips, draws, strict=True):
                 mean, std = features.posterior(role, sample, flip)
                 samples.append(mean + std * torch.randn(mean.shape, generator=g))
-            latents = ((torch.stack(samples) - self.shift) * self.scaling).to(self.device)
+            latents.append(staged((torch.stack(samples) - self.shift) * self.scaling, self.device))
+        condition = {k: staged(v, self.device) for k, v in features.condition(index, captions).items()}
+        return Drawn(latents, staged(noise, self.device), staged(timesteps, self.device), condition)
+
+    def noise(self, drawn: Drawn) -> Noised:
+        """The batch on the device, noised."""
+        timesteps, noise = sent(drawn.timesteps, self.device), sent(drawn.noise, self.device)
+        condition = {k: sent(v, self.device) for k, v in drawn.condition.items()}
+        parts = []
+        for clean in drawn.latents:
+            latents = sent(clean, self.device)
             noisy_latents = self.prediction.add_noise(latents, noise, timesteps)
             target = self.prediction.target(latents, noise, timesteps)
             parts.append(Noised(noisy_latents, timesteps, target, condition))
         return Noised.join(parts)
+
+    def noised(self, *args: Any, **options: Any) -> Noised:
+        """The batch of `draw`, noised."""
+        return self.noise(self.draw(*args, **options))
 
     def _forward(self, network: Any, batch: Noised) -> torch.Tensor:
         condition = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in batch.condition.items()}
@@ -154,26 +183,38 @@ class Denoiser:
         """The adapted network's prediction, (b, c, h, w)."""
         return self._forward(self.policy, batch)
 
-    @torch.no_grad()
     def reference(self, batch: Noised) -> torch.Tensor:
-        """The frozen model's prediction: the same network without its adapters."""
-        with self.without_adapters():
-            return self._forward(self.network, batch)
+        """The frozen model's prediction, without gradient: the same network without its adapters.
+
+        A compiled network is asked as in training, by the same graph.
+        """
+        with torch.set_grad_enabled(self.compiled), self.without_adapters():
+            return self._forward(self.network, batch).detach()
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
         """Adapters off inside the block, on again after it, whatever happens there.
 
         Sets the layers' flag alone: PEFT's own switch also walks over requires_grad of every weight, which on a small
-        network costs a seventh of the forward pass.
+        network costs a seventh of the forward pass. Of a compiled network that would be another graph.
         """
-        for layer in self._layers:
-            layer._disable_adapters = True
+        self._switch(on=False)
         try:
             yield
         finally:
-            for layer in self._layers:
-                layer._disable_adapters = False
+            self._switch(on=True)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the network is compiled: then another shape is another graph."""
+        return self.strength is not None
+
+    def _switch(self, on: bool) -> None:
+        if self.strength is not None:
+            self.strength.fill_(float(on))
+            return
+        for layer in self._layers:
+            layer._disable_adapters = not on
 
     def adapter_state(self) -> dict[str, torch.Tensor]:
         """The LoRA's weights by PEFT's names, on the CPU."""

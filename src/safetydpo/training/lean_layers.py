@@ -59,23 +59,29 @@ class LoraLinear(torch.autograd.Function):
 
 
 class FrozenConv2d(torch.autograd.Function):
-    """A convolution whose weight does not train: nothing of x (b, c, h, w) is kept."""
+    """A convolution whose weight does not train: nothing of x (b, c, h, w) is kept.
+
+    options: stride, padding, dilation, groups.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
-        ctx.conv, ctx.shape, ctx.dtype = conv, x.shape, x.dtype
-        return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, options: tuple[Any, ...]
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        ctx.options, ctx.shape, ctx.dtype = options, x.shape, x.dtype
+        return F.conv2d(x, weight, bias, *options)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        conv = ctx.conv
-        options = conv.stride, conv.padding, conv.dilation, conv.groups
-        grad = conv2d_input(ctx.shape, conv.weight, grads[0].to(conv.weight.dtype), *options)
-        return grad.to(ctx.dtype), None
+        (weight,) = ctx.saved_tensors
+        grad = conv2d_input(ctx.shape, weight, grads[0].to(weight.dtype), *ctx.options)
+        return grad.to(ctx.dtype), None, None, None
 
 
 def _conv(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    return FrozenConv2d.apply(x, layer)  # type: ignore[no-any-return]
+    options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return FrozenConv2d.apply(x, layer.weight, layer.bias, options)  # type: ignore[no-any-return]
 
 
 def _lora(layer: Any, x: torch.Tensor) -> torch.Tensor:
@@ -86,17 +92,31 @@ def _lora(layer: Any, x: torch.Tensor) -> torch.Tensor:
     return LoraLinear.apply(x, base.weight, base.bias, a, b, scale)  # type: ignore[no-any-return]
 
 
+def _compiled_lora(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """The same for a compiler, which chooses itself what to keep; the adapter is multiplied by `strength`, 1 or 0."""
+    a, b, scale = layer.lora_A["default"], layer.lora_B["default"], layer.scaling["default"] * layer.strength
+    base = layer.base_layer
+    if not isinstance(base, nn.Linear):
+        return base(x) + b(a(x.to(a.weight.dtype)) * scale).to(x.dtype)
+    x = x.to(base.weight.dtype)
+    return base(x) + F.linear(F.linear(x, a.weight.to(x.dtype)) * scale, b.weight.to(x.dtype))
+
+
 def _large_and_frozen(conv: nn.Conv2d) -> bool:
     return conv.in_channels >= LARGE and conv.padding_mode == "zeros" and not conv.weight.requires_grad
 
 
-def use_lean_layers(network: nn.Module) -> None:
+def use_lean_layers(network: nn.Module, strength: torch.Tensor | None = None) -> None:
     """Let large frozen convolutions and PEFT's LoRAs on linear layers compute by the functions above.
 
-    A LoRA on a convolution is PEFT's own: its factors are convolutions that train.
+    A LoRA on a convolution is PEFT's own: its factors are convolutions that train. strength: of a network that is
+    compiled, what every LoRA is multiplied by.
     """
     for layer in network.modules():
-        if isinstance(layer, BaseTunerLayer):
+        if isinstance(layer, BaseTunerLayer) and strength is not None:
+            layer.strength = strength
+            layer.forward = MethodType(_compiled_lora, layer)
+        elif isinstance(layer, BaseTunerLayer):
             plain = isinstance(layer.lora_dropout["default"], nn.Identity)  # type: ignore[index]
             if isinstance(layer.base_layer, nn.Linear) and plain:
                 layer.forward = MethodType(_lora, layer)

@@ -47,7 +47,8 @@ class References:
         What is known is saved once a minute, at the end, and when an interrupt ends the job. SafetyDPOError where an
         answer is not finite.
         """
-        size, share = 4 * self.samples.batch_size, accelerator.num_processes  # no gradients: room for a larger batch
+        # no gradients: room for a larger batch, but a compiled network has its graph for the batch of training
+        size, share = self.samples.batch_size * (1 if denoiser.compiled else 4), accelerator.num_processes
         rounds = range(0, len(self.draws), size * share)
         state = checkpoints.load(accelerator.is_main_process) if checkpoints else None
         begun = 0
@@ -73,10 +74,11 @@ class References:
 
     def _ask(self, denoiser: Denoiser, draws: list[Draw], size: int) -> torch.Tensor:
         """Answers of the frozen model, padded to `size` rows so that processes can exchange them."""
-        batch = self.samples.noised(denoiser, draws)
+        asked = [*draws, *draws[:1] * (size - len(draws))] if denoiser.compiled else draws
+        batch = self.samples.noised(denoiser, asked)
         answers = answer(self.samples, denoiser.reference(batch), batch.target)
-        return torch.cat([answers, answers[:1].expand(size - len(draws), *answers.shape[1:])]).contiguous()
+        return torch.cat([answers, answers[:1].expand(size - len(asked), *answers.shape[1:])]).contiguous()
 
-    def recall(self, draws: list[Draw], device: torch.device) -> torch.Tensor:
-        """Answers for these draws, (b, ...)."""
-        return self.known[[self.row[draw] for draw in draws]].to(device)
+    def recall(self, draws: list[Draw]) -> torch.Tensor:
+        """Answers for these draws, (b, ...), on the CPU."""
+        return self.known[[self.row[draw] for draw in draws]]

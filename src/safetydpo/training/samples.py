@@ -13,7 +13,7 @@ import torch
 from safetydpo.config.training import Train
 from safetydpo.features.sets import Features
 from safetydpo.storage.records import seed_of
-from safetydpo.training.denoiser import Denoiser, Noised
+from safetydpo.training.denoiser import Denoiser, Drawn, Noised
 
 # The winner first: `safe` is preferred.
 PAIR_ROLES, RETAIN_ROLES = ("safe", "unsafe"), ("image",)
@@ -97,10 +97,10 @@ class Samples:
         caption = "safe" if safe else self.roles[-1]
         return "" if dropped else caption, flipped
 
-    def noised(self, denoiser: Denoiser, draws: Sequence[Draw]) -> Noised:
-        """The batch of these draws, roles stacked. One coin mirrors all images of a sample or none."""
+    def inputs(self, denoiser: Denoiser, draws: Sequence[Draw]) -> Drawn:
+        """What the batch of these draws is made from. One coin mirrors all images of a sample or none."""
         coins = [self._coins(draw.key) for draw in draws]
-        return denoiser.noised(
+        return denoiser.draw(
             self.features,
             self.roles,
             [draw.sample for draw in draws],
@@ -109,3 +109,7 @@ class Samples:
             flips=[flip for _, flip in coins],
             rendered=self.rendered,
         )
+
+    def noised(self, denoiser: Denoiser, draws: Sequence[Draw]) -> Noised:
+        """The batch of these draws, roles stacked."""
+        return denoiser.noise(self.inputs(denoiser, draws))

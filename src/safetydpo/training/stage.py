@@ -24,6 +24,7 @@ from safetydpo.storage.checkpoints import Checkpoints
 from safetydpo.storage.files import made_by, write_parquet, write_text
 from safetydpo.storage.locks import alone
 from safetydpo.storage.records import seed_of
+from safetydpo.training.compiling import prepare_compiler
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import PAIR_ROLES, RETAIN_ROLES, Samples, Share
 from safetydpo.training.trainer import Objective, Trainer, make_accelerator
@@ -103,6 +104,8 @@ def _train(
     board = Path(out).parent.parent / "tensorboard"
     options = {"log_with": "tensorboard", "project_dir": str(board)} if config.tensorboard else {}
     accelerator = make_accelerator(config, device_of(model.device), **options)
+    if config.compile:
+        prepare_compiler(model, accelerator.device)
     key = seed_of(seed, f"train/{name}")
     share = Share(accelerator.process_index, accelerator.num_processes)
     samples = _samples(features, PAIR_ROLES, model, config, key, share, pairs)

@@ -3,7 +3,9 @@
 import math
 import random
 import time
-from typing import Any
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,10 +16,12 @@ from diffusers.optimization import get_scheduler
 
 from safetydpo.config.training import Train
 from safetydpo.errors import SafetyDPOError
+from safetydpo.running.devices import sent, staged
 from safetydpo.running.interrupts import Interrupt
 from safetydpo.running.progress import progress
 from safetydpo.storage.checkpoints import Checkpoints
-from safetydpo.training.denoiser import Denoiser, Noised
+from safetydpo.training.ahead import Ahead, on_this_gpu
+from safetydpo.training.denoiser import Denoiser, Drawn, Noised
 from safetydpo.training.losses import Preference, dpo_loss, safeguard, sdpo_loss, sft_loss, squared_error
 from safetydpo.training.optimizers import make_optimizer
 from safetydpo.training.reference import References, answer
@@ -45,6 +49,16 @@ def preference(
     return dpo_loss(*four, config.beta)
 
 
+class Batch(NamedTuple):
+    """What a turn needs: draws of each learned set, what their batches (and the anchors') are made from, and the cached
+    answers of the frozen model.
+    """
+
+    picked: list[list[Draw]]
+    drawn: list[Drawn]
+    known: list[torch.Tensor]
+
+
 class Objective:
     """Loss and log terms of one batch of pairs: preference, preservation where there is a retain set, anchor."""
 
@@ -55,6 +69,13 @@ class Objective:
         self.asked = [*self.learned, self.anchors] if self.anchors else self.learned  # of the frozen model
         self.known: list[References] = []
         self.seen: list[tuple[list[str], torch.Tensor]] = []  # ids of the last step's samples and their errors (b,)
+        gpu = denoiser.device.type == "cuda"
+        self.batches: Callable[[int], Batch] = Ahead(self._batch, on_this_gpu()) if gpu else self._batch
+
+    def close(self) -> None:
+        """End the thread that makes batches, where there is one."""
+        if isinstance(self.batches, Ahead):
+            self.batches.close()
 
     def remember(
         self,
@@ -70,15 +91,30 @@ class Objective:
             references.remember(self.denoiser, accelerator, kept, interrupt)
             self.known.append(references)
 
-    def _references(self, picked: list[list[Draw]], parts: list[Noised]) -> list[torch.Tensor]:
-        """The frozen model's answer to each of `asked`: cached, or one forward pass over the whole batch."""
-        if self.anchors:
-            picked = [*picked, picked[0]]
+    def _batch(self, turn: int) -> Batch:
+        """The CPU's part of a turn."""
+        picked = [samples.pick(turn) for samples in self.learned]
+        drawn = [samples.inputs(self.denoiser, draws) for samples, draws in zip(self.learned, picked, strict=True)]
+        anchored = [picked[0]] if self.anchors else []
         if self.known:
-            return [k.recall(draws, self.denoiser.device) for k, draws in zip(self.known, picked, strict=True)]
+            asked = zip(self.known, [*picked, *anchored], strict=True)
+            return Batch(picked, drawn, [staged(known.recall(draws), self.denoiser.device) for known, draws in asked])
         if self.anchors:
-            parts = [*parts, self.anchors.noised(self.denoiser, picked[-1])]
-        predictions = self.denoiser.reference(Noised.join(parts)).split([len(part.target) for part in parts])
+            drawn.append(self.anchors.inputs(self.denoiser, picked[0]))
+        return Batch(picked, drawn, [])
+
+    def _references(self, batch: Batch, parts: list[Noised]) -> list[torch.Tensor]:
+        """The frozen model's answer to each of `asked`: cached, or one forward pass over the whole batch."""
+        if batch.known:
+            return [sent(known, self.denoiser.device) for known in batch.known]
+        learned = len(self.learned)
+        # of a compiled network the batch of the policy has a graph
+        groups = [g for g in (parts[:learned], parts[learned:]) if g] if self.denoiser.compiled else [parts]
+        predictions = [
+            prediction
+            for group in groups
+            for prediction in self.denoiser.reference(Noised.join(group)).split([len(part.target) for part in group])
+        ]
         return [
             answer(samples, prediction, part.target)
             for samples, prediction, part in zip(self.asked, predictions, parts, strict=True)
@@ -86,9 +122,9 @@ class Objective:
 
     def terms(self, turn: int) -> Terms:
         """One forward pass of policy and reference: `loss` to differentiate, per-pair errors and means to log."""
-        picked = [samples.pick(turn) for samples in self.learned]
-        parts = [samples.noised(self.denoiser, draws) for samples, draws in zip(self.learned, picked, strict=True)]
-        known, batch = self._references(picked, parts), Noised.join(parts)
+        made = self.batches(turn)
+        picked, parts = made.picked, [self.denoiser.noise(drawn) for drawn in made.drawn]
+        known, batch = self._references(made, parts), Noised.join(parts[: len(self.learned)])
         model_pred = self.denoiser.predict(batch)
         n = 2 * len(picked[0])
         errors = answer(self.pairs, model_pred[:n], batch.target[:n])
@@ -161,7 +197,7 @@ class Trainer:
 
     def fit(self) -> pd.DataFrame:
         """Train, from the newest checkpoint if there is one; an interrupt saves one and raises SafetyDPOError."""
-        with self.interrupt:
+        with self.interrupt, closing(self.objective):
             self._resume()
             if self.config.reference == "cached":
                 turns = self.steps * self.config.gradient_accumulation_steps
@@ -186,8 +222,10 @@ class Trainer:
         begin, turns, logged = time.perf_counter(), self.config.gradient_accumulation_steps, []
         self.objective.seen.clear()
         terms: Terms = {}
+        alone = self.accelerator.num_processes == 1
         for turn in range(step * turns, (step + 1) * turns):
-            if self.interrupt.agreed(self.accelerator):
+            # several processes ask each other, for which they wait: once, where the step before has ended anyway
+            if (alone or turn == step * turns) and self.interrupt.agreed(self.accelerator):
                 return None
             with self.accelerator.accumulate(self.denoiser.policy):
                 terms = self.objective.terms(turn)

@@ -90,7 +90,7 @@ def test_cached_references_are_those_of_the_frozen_model_on_the_same_draws(make,
     draw = pairs.drawn(5)[0]
     batch = pairs.noised(denoiser, [draw])
     errors = squared_error(denoiser.reference(batch), batch.target)
-    assert torch.allclose(objective.known[0].recall([draw], CPU)[0], errors, rtol=1e-4)
+    assert torch.allclose(objective.known[0].recall([draw])[0], errors, rtol=1e-4)
 
 
 @pytest.mark.parametrize("trained_on", ["z-image"], indirect=True)  # whose prompts have lengths of their own

@@ -42,10 +42,10 @@ def test_cached_references_of_pairs_and_retain_are_those_of_their_draws(denoiser
     for draw in (pairs.drawn(20)[3], pairs.drawn(20)[-1]):
         batch = pairs.noised(denoiser, [draw])
         expected = squared_error(denoiser.reference(batch), batch.target)  # winner, loser
-        assert torch.allclose(errors.recall([draw], denoiser.device)[0], expected, rtol=1e-4)
+        assert torch.allclose(errors.recall([draw])[0], expected, rtol=1e-4)
     for draw in retain.drawn(20)[:2]:
         batch = retain.noised(denoiser, [draw])
-        assert torch.allclose(predictions.recall([draw], denoiser.device), denoiser.reference(batch), atol=1e-5)
+        assert torch.allclose(predictions.recall([draw]), denoiser.reference(batch), atol=1e-5)
 
 
 def test_an_answer_that_is_not_a_number_ends_the_job(denoiser, features):

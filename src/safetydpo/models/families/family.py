@@ -50,6 +50,7 @@ class Family:
     conditions: tuple[str, ...] = ("encoder_hidden_states",)  # names of a condition that every model of it has
     shape_keys: tuple[str, ...] = ("in_channels", "joint_attention_dim")  # of a config: networks of one model agree in
     memory_format: torch.memory_format = torch.contiguous_format
+    one_shape = True  # whether all prompts have as many text tokens, so that batches of one size have one shape
     distilled = False  # guidance: one prediction is guided already, and not made of two
 
     def __init__(self, kind: Kind) -> None:

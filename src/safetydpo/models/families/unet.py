@@ -50,9 +50,9 @@ class Unet(Family):
     ) -> torch.Tensor:
         extra = None
         if "text_embeds" in condition:  # XL: original size, crop at (0, 0), target size
-            size = (model.height, model.width)
-            ids = torch.tensor([*size, 0, 0, *size], device=noisy_latents.device, dtype=noisy_latents.dtype)
-            extra = {"text_embeds": condition["text_embeds"], "time_ids": ids.expand(len(noisy_latents), -1)}
+            ids = noisy_latents.new_zeros(len(noisy_latents), 6)  # filled there: a GPU waits for numbers of the CPU
+            ids[:, 0::4], ids[:, 1::4] = model.height, model.width
+            extra = {"text_embeds": condition["text_embeds"], "time_ids": ids}
         return network(
             noisy_latents,
             timesteps,

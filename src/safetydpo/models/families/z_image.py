@@ -22,6 +22,7 @@ class ZImage(Family):
 
     conditions = ("encoder_hidden_states", "lengths")
     shape_keys = ("in_channels", "cap_feat_dim", "dim")
+    one_shape = False
 
     def encode(self, pipeline: Any, prompts: Sequence[str], model: Model) -> Condition:
         encoded, _ = pipeline.encode_prompt(
