@@ -21,6 +21,8 @@ from safetydpo.models.index import UNREADABLE, UNUSED, Index
 from safetydpo.running.devices import device_of
 from safetydpo.storage.finite import Numbers
 
+# Pixels of the largest images that the VAE takes a batch of together: of larger ones its activations fill a GPU.
+TOGETHER = 512 * 512
 LIBRARIES = {"diffusers": diffusers, "transformers": transformers}  # a model's parts are of these
 
 
@@ -67,6 +69,8 @@ def load_pipeline(
         raise not_loaded(name, error) from None
     pipeline.family = index.family
     _check(pipeline, config)
+    if getattr(pipeline, "vae", None) and config.height * config.width > TOGETHER:
+        pipeline.vae.enable_slicing()
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
     if lora is not None:

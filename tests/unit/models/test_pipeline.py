@@ -5,13 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from tiny import make_pipeline
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.models import pipeline as pipelines
 from safetydpo.models.pipeline import load_network, load_pipeline, native_size, not_finite
+from safetydpo.models.sampling import render
 from safetydpo.training.denoiser import Denoiser
 
 
@@ -41,6 +44,18 @@ def test_a_separate_vae_is_the_one_used(tmp_path):
     weights = next((tmp_path / "vae").glob("*.safetensors"))
     weights.rename(weights.with_suffix(".fp16.safetensors"))
     assert load_pipeline(model).vae.config.scaling_factor == 0.5
+
+
+def test_large_images_are_decoded_one_by_one_and_are_the_same(tiny, monkeypatch):
+    batches: list[int] = []
+    pictures = []
+    for largest in (16 * 16, 16 * 16 - 1):
+        monkeypatch.setattr(pipelines, "TOGETHER", largest)
+        pipeline = load_pipeline(tiny)
+        pipeline.vae.decoder.register_forward_hook(lambda _, given, __: batches.append(len(given[0])))
+        pictures.append(np.stack(list(render(pipeline, ["a red circle", "a blue star"], [0, 1], tiny))))
+    assert batches == [2, 1, 1]
+    assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 2
 
 
 def test_training_loads_neither_vae_nor_text_encoders(tmp_path):
