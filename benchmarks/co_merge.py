@@ -2,11 +2,11 @@
 
     python benchmarks/co_merge.py results/demo results/demo-1 results/demo-2
 
-Every variant merges the experts of a run, gets its LoRA scale on the run's tuning prompts (`mean` from a wider grid;
-the others may end at the largest scale of theirs), and is measured on the run's prompts of `test` and `benign`. A row
-a variant and run goes to --out as soon as it is known; what is there already is not made again. Prints the means over
-the runs with the lowest and the highest; `agreement` is the share of output units whose rows are the default's. About
-20 minutes a run on one core.
+Every variant merges the experts of a run, gets its LoRA scale on the run's tuning prompts by one search that is the
+same for all (`SEARCH`; an end of what was tried is marked), and is measured on the run's prompts of `test`, `ood` and
+`benign`, and under attack by random tokens (config/attacks.yaml). A row a variant and run goes to --out as soon as it
+is known; what is there already is not made again. Prints the means over the runs with the lowest and the highest;
+`agreement` is the share of output units whose rows are the default's. About 40 minutes a run on one core.
 """
 
 import argparse
@@ -18,7 +18,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from safetydpo.config.loading import read_config
+from safetydpo.attacks.stage import write_attack
+from safetydpo.config.attacks import Attacks
+from safetydpo.config.baselines import Baselines
+from safetydpo.config.loading import read_config, read_yaml
 from safetydpo.config.merging import Merge
 from safetydpo.config.run import Config
 from safetydpo.evaluation.scores import METRICS
@@ -26,35 +29,42 @@ from safetydpo.evaluation.stage import tune_scale
 from safetydpo.evaluation.tune import judged
 from safetydpo.judges.eyes import Eyes
 from safetydpo.merging.coactivation import Wins, activations, wins_of
-from safetydpo.merging.stage import calibration_inputs
+from safetydpo.merging.fusion import read_covariances
+from safetydpo.merging.stage import calibration_inputs, write_covariances
 from safetydpo.merging.strategies import merge, stack
 from safetydpo.models.index import Index
-from safetydpo.models.lora import Factors, load_factors, same_modules, save_factors
+from safetydpo.models.lora import FILE, Factors, load_factors, same_modules, save_factors
 from safetydpo.running.devices import device_of
 from safetydpo.storage.files import read_parquet, write_text
 from safetydpo.training.denoiser import Denoiser
 
+ROOT = Path(__file__).resolve().parents[1]
 TIMESTEPS = [100, 300, 500, 700, 900]
 TEN = list(range(50, 1000, 100))
-WIDE = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0]  # scales of averages, which divide by the number of experts
+SEARCH = {"scales": [0.5, 8.0], "tries": 6}  # of the LoRA scale, for every variant
+ATTACK = "random-tokens"
 MEASURED = {
     "IP": ("test", "ip"),
+    "IP (ood)": ("ood", "ip"),
     "attributes": ("test", "attributes"),
     "benign mark instead": ("test", "benign_mark"),
     "benign mark right": ("benign", "mark_right"),
 }
-COLUMNS = ["scale", *MEASURED, "moon right", "agreement"]  # moon: the benign kind that nobody retained
+# moon: the benign kind that nobody retained; tokens: what ten tries of random tokens bring back
+COLUMNS = ["scale", *MEASURED, "moon right", "tokens, any mark", "tokens, own category", "agreement"]
+CAPPED = "†"
 
 
 class Calibration:
     """The experts of a run and their activations, (experts, inputs, out), by module, role and timestep."""
 
     def __init__(self, run: Path, config: Config) -> None:
+        self.run, self.config = run, config
         names, denoiser = config.category_names, Denoiser(config.model)
         component = denoiser.family.kind.component
         self.experts: dict[str, Factors] = {n: load_factors(run / "experts" / n, component) for n in names}
         self.modules = same_modules(self.experts)
-        features = {name: [str(p) for p in sorted((run / "features" / name).glob("*.safetensors"))] for name in names}
+        self.features = {n: [str(p) for p in sorted((run / "features" / n).glob("*.safetensors"))] for n in names}
         experts = list(self.experts.values())
         self.found: dict[tuple[str, str, int], list[torch.Tensor]] = {}
         for role, timesteps in (("unsafe", sorted({*TIMESTEPS, *TEN})), ("safe", TIMESTEPS)):
@@ -65,7 +75,7 @@ class Calibration:
                     self.found.setdefault((module, *key), []).append(found)
 
                 with activations(denoiser.network, experts, self.modules, take):
-                    for batch in calibration_inputs(denoiser, features, asked, config.seed, role):
+                    for batch in calibration_inputs(denoiser, self.features, asked, config.seed, role):
                         denoiser.predict(batch)
 
     def inputs(self, module: str, roles: tuple[str, ...], timesteps: list[int], prompts: int | None) -> torch.Tensor:
@@ -105,6 +115,17 @@ class Calibration:
             merged[module] = stack([expert[module] for expert in self.experts.values()], list(shares))
         return merged
 
+    def fused(self) -> Factors:
+        """The closed form, as `merge.fusion` of the run has it."""
+        folders = {name: self.run / "experts" / name for name in self.experts}
+        with tempfile.TemporaryDirectory() as folder:
+            out, retain = Path(folder) / "covariances.safetensors", str(self.run / "retain/features.safetensors")
+            write_covariances(
+                folders, self.features, retain, self.config.model, self.config.merge, self.config.seed, out
+            )
+            found = read_covariances(str(out), list(self.experts))
+            return merge("fusion", self.experts, found, self.config.merge, self.config.seed)
+
     def by_rows(self) -> Wins:
         """The norm of each unit's row of the update: no calibration input at all."""
         return {m: torch.stack([(e[m][1] @ e[m][0]).norm(dim=1) for e in self.experts.values()]) for m in self.modules}
@@ -143,20 +164,27 @@ VARIANTS: dict[str, tuple[str, Callable[[Calibration, int], Factors]]] = {
     "row norms": ("no calibration: the largest row of the update wins", lambda c, r: c.merged(c.by_rows())),
     "random": ("control: a winner drawn for each unit", lambda c, r: c.merged(c.at_random())),
     "mean": ("plain average", lambda c, r: merge("mean", c.experts)),
+    "fusion": ("least squares on calibration inputs", lambda c, r: c.fused()),
+    "dare-ties": ("DARE-TIES, density 0.5", lambda c, r: merge("dare-ties", c.experts, seed=c.config.seed)),
     "ties": ("TIES, density 0.5", lambda c, r: merge("ties", c.experts)),
 }
 
 
-def measure(run: Path, config: Config, name: str, lora: Factors, agreement: float, eyes: Eyes) -> dict[str, object]:
+def measure(
+    run: Path, config: Config, name: str, lora: Factors, agreement: float, eyes: Eyes, attacks: Attacks
+) -> dict[str, object]:
     """Tune the scale, then score the run's prompts at it."""
-    scales = config.tune.model_copy(update={"scales": WIDE if name == "mean" else config.tune.scales})
+    search = config.tune.model_copy(update=SEARCH)
     with tempfile.TemporaryDirectory() as folder:
         save_factors(lora, folder, Index(config.model).family.kind.component, {})
         curve, chosen = f"{folder}/curve.parquet", f"{folder}/scale.json"
-        tune_scale(run / "tuning/prompts.parquet", folder, config.model, config.judges, scales, curve, chosen)
-        best = read_parquet(curve).query("chosen").iloc[0]
+        tune_scale(run / "tuning/prompts.parquet", folder, config.model, config.judges, search, curve, chosen)
+        tried = read_parquet(curve)
+        best = tried.query("chosen").iloc[0]
+        capped = best.scale in (tried.scale.min(), tried.scale.max())
         row = {"run": run.name, "variant": name, "scale": best.scale, "tuning_ip": best.ip, "agreement": agreement}
-        for benchmark in ("test", "benign"):
+        row |= {"capped": capped, **under_attack(run, config, folder, best.scale, attacks)}
+        for benchmark in dict.fromkeys(where for where, _ in MEASURED.values()):
             prompts = read_parquet(run / "benchmarks" / f"{benchmark}.parquet")
             scores = judged(prompts, folder, best.scale, config.model, eyes, config.judges.acting)
             for label, (where, metric) in MEASURED.items():
@@ -165,6 +193,16 @@ def measure(run: Path, config: Config, name: str, lora: Factors, agreement: floa
             if benchmark == "benign":
                 row |= {f"{kind} right": part.mark_right.mean() for kind, part in scores.groupby("category")}
     return row
+
+
+def under_attack(run: Path, config: Config, folder: str, scale: float, attacks: Attacks) -> dict[str, float]:
+    """Shares of the prompts that ATTACK gets some mark for, and the prompt's own."""
+    out, weights = Path(folder) / "found.parquet", f"{folder}/{FILE}"
+    places = {"pairs": [], "images": [], "answers": folder, "journal": f"{folder}/found.jsonl", "out": out}
+    given = {"prompts": run / "benchmarks/test.parquet", "weights": weights, "scale": scale, "seed": config.seed}
+    write_attack(ATTACK, "merged-mean", attacks, config.model, Baselines(), config.judges, **given, **places)
+    found = read_parquet(out)
+    return {"tokens, any mark": found.flagged.mean(), "tokens, own category": found.success.mean()}
 
 
 def share_of_units(lora: Factors, default: Factors) -> float:
@@ -181,7 +219,7 @@ def show(table: pd.DataFrame) -> None:
     print("| variant | what | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 2))
     for name in [v for v in VARIANTS if v in set(table.variant)]:
         part = table[table.variant == name]
-        cells = [f"{part.scale.mean():.2f}"]
+        cells = [f"{part.scale.mean():.2f}{CAPPED if part.capped.any() else ''}"]
         cells += [f"{part[c].mean():.3f} [{part[c].min():.3f}, {part[c].max():.3f}]" for c in COLUMNS[1:-1]]
         cells.append(f"{part.agreement.mean():.2f}")
         print(f"| {name} | {VARIANTS[name][0]} | " + " | ".join(cells) + " |")
@@ -191,12 +229,14 @@ def main() -> None:
     """Measure what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="some of them alone")
     parser.add_argument("--out", type=Path, default=Path("results/co-merge.csv"), help="a row a variant and run")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    attacks = Attacks(**read_yaml(ROOT / "config/attacks.yaml")["attacks"])
     rows = pd.read_csv(args.out).to_dict("records") if args.out.exists() else []
     for run in args.runs:
-        missing = [name for name in VARIANTS if (run.name, name) not in {(r["run"], r["variant"]) for r in rows}]
+        missing = [name for name in args.variants if (run.name, name) not in {(r["run"], r["variant"]) for r in rows}]
         if not missing:
             continue
         config = read_config(run / "config.yaml")
@@ -204,7 +244,7 @@ def main() -> None:
         default = calibration.merged(calibration.wins())
         for name in missing:
             lora = VARIANTS[name][1](calibration, config.train.rank)
-            rows.append(measure(run, config, name, lora, share_of_units(lora, default), eyes))
+            rows.append(measure(run, config, name, lora, share_of_units(lora, default), eyes, attacks))
             write_text(pd.DataFrame(rows).to_csv(index=False), args.out)
     show(pd.DataFrame(rows))
 

@@ -1,7 +1,7 @@
 """Images per second: our batched rendering against one image at a time, as the published command renders.
 
     python benchmarks/rendering.py [--quick]                       the demo model, on the CPU
-    python benchmarks/rendering.py --model sd15 --device cuda      full size, random weights
+    python benchmarks/rendering.py --model sd15 --device cuda      full size, random weights; --compile: compiled too
 
 Both use the same pipeline, prompts, seeds and steps; the images are compared too.
 """
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="model.compile as well")
     parser.add_argument("--quick", action="store_true", help="16 images, twice")
     args = parser.parse_args()
     count, repeats = (16, 2) if args.quick else (args.images, args.repeats)
@@ -71,15 +72,19 @@ def main() -> None:
             "one at a time": lambda: one_at_a_time(pipeline, prompts, seeds, model),
             f"batches of {args.batch_size}": lambda: list(render(pipeline, prompts, seeds, model)),
         }
-        pairs = zip(*(variant() for variant in variants.values()), strict=True)
-        same = max(int(abs(a.astype(int) - b.astype(int)).max()) for a, b in pairs)
+        if args.compile:
+            compiled, other = model.model_copy(update={"compile": True}), load_pipeline(model)
+            variants["the same, compiled"] = lambda: list(render(other, prompts, seeds, compiled))
+        first, *others = [np.stack(variant()).astype(int) for variant in variants.values()]
+        same = max(int(abs(first - images).max()) for images in others)
         times = interleaved(variants, repeats, 0, pipeline.device)
-    single, batched = times.values()
+    single, *ours = times.values()
     print(f"{count} images of {model.height} x {model.width}, {model.num_inference_steps} steps; medians of {repeats}")
     rows = [[name, f"{t:.2f}", f"{count / t:.1f}", f"{single / t:.2f}"] for name, t in times.items()]
     print_table(["", "seconds", "images/s", "ratio"], rows)
     print(f"largest difference of a pixel: {same} of 255")
-    print_ratios({"rendering": single / batched, "largest_difference": float(same)})
+    ratios = {name: single / t for name, t in zip(("rendering", "compiled"), ours, strict=False)}
+    print_ratios(ratios | {"largest_difference": float(same)})
 
 
 if __name__ == "__main__":

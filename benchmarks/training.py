@@ -45,10 +45,10 @@ from safetydpo.config.model import Model
 from safetydpo.config.training import Train
 from safetydpo.features.sets import read_features
 from safetydpo.features.stage import write_features
+from safetydpo.models.compiling import compile_network, prepare_compiler
 from safetydpo.running.devices import device_of
 from safetydpo.storage.files import write_parquet
 from safetydpo.storage.images import png, unpng
-from safetydpo.training.compiling import compile_network, prepare_compiler
 from safetydpo.training.denoiser import DTYPES, Denoiser
 from safetydpo.training.samples import PAIR_ROLES, Samples, Share
 from safetydpo.training.trainer import Objective, Trainer, make_accelerator
@@ -180,7 +180,7 @@ def variants(names: tuple[str, ...], model: Model, config: Train, folder: Path) 
             continue
         if denoiser is None:
             if config.compile:
-                prepare_compiler(model, device_of(model.device))
+                prepare_compiler(model, device_of(model.device), "--compile")
             denoiser = Denoiser(model, config.mixed_precision)
             denoiser.add_adapter(config, 0)
         if name in FLOORS:

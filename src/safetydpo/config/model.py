@@ -56,6 +56,11 @@ class Model(Section):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="Precision of rendering, and of a transformer's text embeddings on disk"
     )
+    compile: bool = Field(
+        False,
+        description="torch.compile of the network where images are rendered: minutes at a job's first batch for "
+        "shorter ones after it; needs a C++ compiler, on a GPU triton (docs/training.md)",
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field("auto", description="auto, cpu, cuda")
 
     def index(self) -> dict[str, Any] | None:

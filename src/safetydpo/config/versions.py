@@ -32,7 +32,7 @@ SERVER_KEYS = {
 }
 # Keys that change no result, by section: a change of them redoes nothing.
 MACHINE_KEYS: dict[str, Any] = {
-    "model": {"batch_size", "device"},
+    "model": {"batch_size", "compile", "device"},
     "prompts": {"llm": SERVER_KEYS},
     # answers are kept by model, settings and image; a spent budget ends a job
     "judges": {"panel": {"__all__": {"server": SERVER_KEYS | {"token_budget"}}}},

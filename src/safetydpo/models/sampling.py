@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from safetydpo.config.model import Model
+from safetydpo.models.compiling import compile_network, prepare_compiler
 from safetydpo.models.pipeline import finite_of
 from safetydpo.running.progress import progress
 
@@ -41,13 +42,20 @@ def render(
     """Images (h, w, 3) uint8 of prompts, in order, in batches of model.batch_size.
 
     own: the config of each prompt, where they differ in guidance and size: prompts of the same are batched, among
-    TOGETHER neighbours, so that no more images are kept.
+    TOGETHER neighbours, so that no more images are kept. With model.compile all batches are filled, to have one shape.
     """
+    if config.compile and prompts:
+        network = pipeline.family.network(
+            getattr(pipeline, "pipeline", pipeline)
+        )  # SLD and negative prompts wrap theirs
+        prepare_compiler(config, network.device, "model.compile")
+        compile_network(network)
     order, ready, turn = own or [config] * len(prompts), dict[int, np.ndarray](), 0
     batch: list[int]
     for batch in progress(_batches(order, TOGETHER if own else len(order) or 1), "render"):
-        images = images_of(pipeline, [prompts[i] for i in batch], [seeds[i] for i in batch], order[batch[0]])
-        ready.update(zip(batch, images, strict=True))
+        whole = batch + batch[-1:] * (config.batch_size - len(batch)) if config.compile else batch
+        images = images_of(pipeline, [prompts[i] for i in whole], [seeds[i] for i in whole], order[batch[0]])
+        ready.update(zip(batch, images[: len(batch)], strict=True))
         while turn in ready:
             yield ready.pop(turn)
             turn += 1

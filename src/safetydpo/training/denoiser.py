@@ -14,13 +14,13 @@ from safetydpo.config.model import Model
 from safetydpo.config.training import Train
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features
+from safetydpo.models.compiling import compile_network
 from safetydpo.models.families.family import Condition, join_conditions
 from safetydpo.models.lora import Factors
 from safetydpo.models.pipeline import load_network
 from safetydpo.models.prediction import prediction_of
 from safetydpo.models.targets import refuse_targets
 from safetydpo.running.devices import device_of, sent, staged
-from safetydpo.training.compiling import compile_network
 from safetydpo.training.lean_layers import use_lean_layers
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

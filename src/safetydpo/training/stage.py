@@ -17,6 +17,7 @@ from safetydpo.config.versions import MACHINE_KEYS, STAGE_VERSION
 from safetydpo.errors import SafetyDPOError
 from safetydpo.features.sets import Features, read_features
 from safetydpo.models.cards import Aligned, expert_card
+from safetydpo.models.compiling import prepare_compiler
 from safetydpo.models.lora import save_factors
 from safetydpo.running.devices import device_of
 from safetydpo.running.launch import launch, read_job, report_error
@@ -24,7 +25,6 @@ from safetydpo.storage.checkpoints import Checkpoints
 from safetydpo.storage.files import made_by, write_parquet, write_text
 from safetydpo.storage.locks import alone
 from safetydpo.storage.records import seed_of
-from safetydpo.training.compiling import prepare_compiler
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import PAIR_ROLES, RETAIN_ROLES, Samples, Share
 from safetydpo.training.trainer import Objective, Trainer, make_accelerator
@@ -105,7 +105,7 @@ def _train(
     options = {"log_with": "tensorboard", "project_dir": str(board)} if config.tensorboard else {}
     accelerator = make_accelerator(config, device_of(model.device), **options)
     if config.compile:
-        prepare_compiler(model, accelerator.device)
+        prepare_compiler(model, accelerator.device, "train.compile")
     key = seed_of(seed, f"train/{name}")
     share = Share(accelerator.process_index, accelerator.num_processes)
     samples = _samples(features, PAIR_ROLES, model, config, key, share, pairs)

@@ -1,13 +1,17 @@
 """An image depends on its prompt and seed alone."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tiny import make_pipeline
+from torch._dynamo.utils import counters
 
 from safetydpo.errors import SafetyDPOError
 from safetydpo.images.stage import render_prompts
+from safetydpo.methods.negative_prompt import NegativePrompt
 from safetydpo.models import sampling
 from safetydpo.models.pipeline import load_pipeline
 from safetydpo.models.sampling import render
@@ -64,3 +68,21 @@ def test_prompts_of_equal_settings_are_batched_and_come_in_their_order(tiny, mon
     calls.clear()  # without them, batches are of neighbours, whatever the stretch
     list(render(None, list("abcdefgh"), range(8), tiny))
     assert [prompts for prompts, _ in calls] == [list("abcd"), list("efgh")]
+
+
+def test_a_compiled_network_draws_the_same_by_one_graph(tiny, monkeypatch):
+    monkeypatch.setattr(sampling, "prepare_compiler", lambda *_: None)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # inductor takes minutes
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = tiny.model_copy(update={"batch_size": 2, "compile": True})
+    prompts, seeds = ["a red circle", "a blue star", "a green square"], [0, 1, 2]
+    pictures = [list(render(load_pipeline(tiny), prompts, seeds, model)) for model in (tiny, compiled)]
+    assert len(pictures[1]) == 3  # of two batches, the last one filled
+    assert np.abs(np.stack(pictures[0]).astype(int) - np.stack(pictures[1])).max() <= 2
+    assert (counters["stats"]["unique_graphs"], dict(counters["graph_break"])) == (1, {})
+    pipeline = load_pipeline(tiny)
+    for _ in range(2):  # a wrapped one too, and once is enough
+        list(render(NegativePrompt(pipeline, "red"), prompts, seeds, compiled))
+    assert pipeline.unet.forward.__wrapped__.__self__ is pipeline.unet
+    torch._dynamo.reset()

@@ -19,8 +19,8 @@ from torch._dynamo.utils import counters
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from safetydpo.errors import SafetyDPOError
+from safetydpo.models.compiling import CACHE, prepare_compiler
 from safetydpo.training import lean_layers
-from safetydpo.training.compiling import CACHE, prepare_compiler
 from safetydpo.training.denoiser import Denoiser
 from safetydpo.training.samples import RETAIN_ROLES
 from safetydpo.training.trainer import Objective, make_accelerator
@@ -134,11 +134,11 @@ def test_inductor_makes_the_layers_that_they_are(monkeypatch):
 def test_what_was_compiled_is_kept_in_the_users_cache(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE, default_cache_dir())  # where torch puts it by itself
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    prepare_compiler(tiny, CPU)
+    prepare_compiler(tiny, CPU, "train.compile")
     assert os.environ[CACHE] == str(tmp_path / "safetydpo/inductor")
     assert list((tmp_path / "safetydpo/inductor").rglob("*.so"))
     monkeypatch.setenv(CACHE, str(tmp_path / "mine"))
-    prepare_compiler(tiny, CPU)
+    prepare_compiler(tiny, CPU, "train.compile")
     assert os.environ[CACHE] == str(tmp_path / "mine")
 
 
@@ -149,6 +149,6 @@ def test_where_it_cannot_work_it_is_said_in_a_sentence(tiny, tmp_path, monkeypat
     monkeypatch.setattr(torch, "compile", none)
     said = r"train\.compile does not work here \(No working C\+\+ compiler found\): it needs a C\+\+ compiler"
     with pytest.raises(SafetyDPOError, match=said):
-        prepare_compiler(tiny, CPU)
+        prepare_compiler(tiny, CPU, "train.compile")
     with pytest.raises(SafetyDPOError, match=r"prompts of .* have lengths of their own: set it to false"):
-        prepare_compiler(make_pipeline(tmp_path / "z", "z-image"), CPU)
+        prepare_compiler(make_pipeline(tmp_path / "z", "z-image"), CPU, "train.compile")
