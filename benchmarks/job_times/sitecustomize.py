@@ -38,7 +38,7 @@ def _write(folder: str) -> None:
         "cpu": sum(used.ru_utime + used.ru_stime for used in whole),
         "gigabytes": whole[0].ru_maxrss / 1e6,
     }
-    with open(Path(folder) / f"{os.getpid()}.json", "w") as file:
+    with open(Path(folder) / f"{os.getpid()}-{time.time_ns()}.json", "w") as file:  # numbers of processes come again
         json.dump(facts, file)
 
 
