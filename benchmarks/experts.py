@@ -106,6 +106,8 @@ def plot(table: pd.DataFrame, path: Path) -> None:
     counts, shown = sorted(table.categories.unique()), ("IP", "moon right")
     figure = Figure(figsize=(3 * len(counts), 5), layout="constrained")
     axes = figure.subplots(len(shown), len(counts), sharex=True, sharey="row", squeeze=False)
+    for axis, count in zip(axes[0], counts, strict=True):
+        axis.set_title(f"{count} categories")
     for row, label in zip(axes, shown, strict=True):
         row[0].set_ylabel(label)
         for axis, count in zip(row, counts, strict=True):
@@ -114,9 +116,9 @@ def plot(table: pd.DataFrame, path: Path) -> None:
                 ends = [each["mean"] - each["min"], each["max"] - each["mean"]]
                 axis.errorbar(each.index, each["mean"], ends, label=method, marker="o", markersize=3, capsize=2)
             axis.set_xscale("log", base=2)
-            axis.set_title(f"{count} categories" if row is axes[0] else "")
-            axis.set_xlabel("rank" if row is axes[-1] else "")
-    axes[0][0].legend(fontsize=8, frameon=False)
+            axis.set_xticks(ranks := sorted(table["rank"].unique()), labels=map(str, ranks))
+    figure.supxlabel("rank")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path)
 
 
