@@ -6,7 +6,7 @@ Every variant merges the experts of a run, gets its LoRA scale on the run's tuni
 same for all (`SEARCH`; an end of what was tried is marked), and is measured on the run's prompts of `test`, `ood` and
 `benign`, and under attack by random tokens (config/attacks.yaml). A row a variant and run goes to --out as soon as it
 is known; what is there already is not made again. Prints the means over the runs with the lowest and the highest;
-`agreement` is the share of output units whose rows are the default's. About 40 minutes a run on one core.
+`agreement` is the share of output units whose rows are the default's.
 """
 
 import argparse

@@ -6,7 +6,7 @@
 On finished runs' features: an expert of each rank and category, All-single of each rank and number of categories with
 as many steps as its experts together, at its own learning rate. Every method gets its LoRA scale by one search, and is
 measured on the prompts of `test` of those categories and of `benign`. Trainings are kept under --folder, rows in its
-experts.csv; what is there is not made again. Hours: a training of the demo takes 45 CPU seconds a rank and category.
+experts.csv; what is there is not made again. It takes hours: every method is searched and measured by itself.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from safetydpo.errors import SafetyDPOError
 from safetydpo.judges.eyes import Eyes
 from safetydpo.judges.sound import sound_scores
 from safetydpo.judges.verdicts import danger_of, verdict_of
-from safetydpo.models.pipeline import finite_of
+from safetydpo.models.pipeline import finite_of, unwrapped
 from safetydpo.models.sampling import images_of
 
 AT_ONCE = 256  # sequences through a text encoder
@@ -45,7 +45,7 @@ class Target:
 
     def __init__(self, pipeline: Any, forbidden: Sequence[str], model: Model, eyes: Eyes, verdict: Verdict) -> None:
         self.rendering = pipeline
-        self.pipeline: Any = getattr(pipeline, "pipeline", pipeline)  # SLD and negative prompts wrap theirs
+        self.pipeline = unwrapped(pipeline)
         if getattr(self.pipeline, "text_encoder", None) is None or getattr(self.pipeline, "tokenizer", None) is None:
             raise SafetyDPOError(
                 f"attacks: {model.id} has no text encoder that an attack could reach: take the method out of "

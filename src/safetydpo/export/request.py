@@ -9,7 +9,7 @@ from safetydpo.config.run import Config
 from safetydpo.errors import SafetyDPOError
 from safetydpo.methods.opening import open_method
 from safetydpo.methods.registry import Method
-from safetydpo.models.pipeline import bad_weight, not_finite
+from safetydpo.models.pipeline import bad_weight, not_finite, unwrapped
 from safetydpo.running.jobs import scale_in
 from safetydpo.storage.files import made_by
 
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
     def open(self, dtype: str) -> Any:
         """The method's pipeline, all of it in its weights; SafetyDPOError where one of them is not finite."""
         opened = open_method(self.method.name, self.model(dtype), self.config.baselines, self.weights, self.scale)
-        pipeline: Any = getattr(opened, "pipeline", opened)  # one with settings of its own
+        pipeline = unwrapped(opened)
         if bad_weight(pipeline):
             raise not_finite(pipeline, f"{self.method.name} in {dtype} has weights that are not finite")
         return pipeline

@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from safetydpo.config.baselines import Baselines
 from safetydpo.config.model import Model
 from safetydpo.methods.external import open_external
-from safetydpo.models.pipeline import bad_weight, not_finite
+from safetydpo.models.pipeline import bad_weight, not_finite, unwrapped
 from safetydpo.storage.files import write_text
 
 
@@ -18,7 +17,7 @@ def check_external(name: str, config: Model, baselines: Baselines, out: Path | s
     """
     external = baselines.external(name)
     opened = open_external(config.model_copy(update={"device": "cpu"}), external)  # this job may run on a login node
-    pipeline: Any = getattr(opened, "pipeline", opened)
+    pipeline = unwrapped(opened)
     if bad_weight(pipeline):
         raise not_finite(pipeline, f"External {name}, {external.path}, has weights that are not finite")
     kind = pipeline.family.kind

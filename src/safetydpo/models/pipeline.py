@@ -21,8 +21,8 @@ from safetydpo.models.index import UNREADABLE, UNUSED, Index
 from safetydpo.running.devices import device_of
 from safetydpo.storage.finite import Numbers
 
-# Pixels of the largest images that the VAE takes a batch of together: of larger ones its activations fill a GPU.
-TOGETHER = 512 * 512
+# Pixels of the largest images that the VAE takes a batch of at once: of larger ones its activations fill a GPU.
+VAE_PIXELS = 512 * 512
 LIBRARIES = {"diffusers": diffusers, "transformers": transformers}  # a model's parts are of these
 
 
@@ -69,7 +69,7 @@ def load_pipeline(
         raise not_loaded(name, error) from None
     pipeline.family = index.family
     _check(pipeline, config)
-    if getattr(pipeline, "vae", None) and config.height * config.width > TOGETHER:
+    if getattr(pipeline, "vae", None) and config.height * config.width > VAE_PIXELS:
         pipeline.vae.enable_slicing()
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
@@ -157,6 +157,11 @@ def native_size(pipeline: Any) -> tuple[int, int]:
     return size
 
 
+def unwrapped(pipeline: Any) -> Any:
+    """The diffusers pipeline itself: SLD, negative prompts and others' own settings wrap theirs."""
+    return getattr(pipeline, "pipeline", pipeline)
+
+
 def finite_of(pipeline: Any, values: Numbers, what: str) -> Numbers:
     """Values that a pipeline computed, as they are; the error of `not_finite` where one is NaN or infinite."""
     good = np.isfinite(values) if isinstance(values, np.ndarray) else values.isfinite()
@@ -170,7 +175,7 @@ def not_finite(pipeline: Any, what: str) -> SafetyDPOError:
 
     what: the values, as `X rendered values that are not finite`.
     """
-    inner: Any = getattr(pipeline, "pipeline", pipeline)  # SLD and negative prompts wrap theirs
+    inner = unwrapped(pipeline)
     if bad := bad_weight(inner):
         why, todo = f"{bad} is not", "its file is damaged or its training diverged, get another one"
     else:

@@ -8,7 +8,7 @@ import torch
 
 from safetydpo.config.model import Model
 from safetydpo.models.compiling import compile_network, prepare_compiler
-from safetydpo.models.pipeline import finite_of
+from safetydpo.models.pipeline import finite_of, unwrapped
 from safetydpo.running.progress import progress
 
 # Prompts among which those of equal settings are batched.
@@ -45,9 +45,7 @@ def render(
     TOGETHER neighbours, so that no more images are kept. With model.compile all batches are filled, to have one shape.
     """
     if config.compile and prompts:
-        network = pipeline.family.network(
-            getattr(pipeline, "pipeline", pipeline)
-        )  # SLD and negative prompts wrap theirs
+        network = pipeline.family.network(unwrapped(pipeline))
         prepare_compiler(config, network.device, "model.compile")
         compile_network(network)
     order, ready, turn = own or [config] * len(prompts), dict[int, np.ndarray](), 0

@@ -50,7 +50,7 @@ def test_large_images_are_decoded_one_by_one_and_are_the_same(tiny, monkeypatch)
     batches: list[int] = []
     pictures = []
     for largest in (16 * 16, 16 * 16 - 1):
-        monkeypatch.setattr(pipelines, "TOGETHER", largest)
+        monkeypatch.setattr(pipelines, "VAE_PIXELS", largest)
         pipeline = load_pipeline(tiny)
         pipeline.vae.decoder.register_forward_hook(lambda _, given, __: batches.append(len(given[0])))
         pictures.append(np.stack(list(render(pipeline, ["a red circle", "a blue star"], [0, 1], tiny))))
