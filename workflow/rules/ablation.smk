@@ -1,13 +1,13 @@
-# Ablations: experts trained with something changed, merged by Co-Merge and tuned as the run's own. Off by default; a
+# Ablations: experts trained with something changed, merged and tuned as the run's own (the first of merge.strategies). Off by default; a
 # study is the target ablation_<study>, the merging strategies are the target ablation_merge.
 #
 # Inputs, in results/<run>/ or named by a key of the config:
 #   features/<category>/<shard>.safetensors     of pairs
 #   retain/features.safetensors                 of retain prompts
-#   scores/<method>/<benchmark>.parquet         of the variants, base and Co-Merge
+#   scores/<method>/<benchmark>.parquet         of the variants, base and the run's own merge
 # Outputs:
 #   ablation/<study>-<variant>/<category>/      an expert: LoRA, training.parquet, README.md
-#   ablation/<study>-<variant>/co-merge/        their merge: LoRA, coactivation.parquet, README.md
+#   ablation/<study>-<variant>/merged/          their merge: LoRA, statistics, README.md
 #   ablation/<study>-<variant>/checkpoints/     no outputs, so that a retry finds them
 #   tables/ablation-<study>.parquet, .csv, .md
 
@@ -18,14 +18,17 @@ ABLATED = [
     for name in [b.name for b in CFG.benchmarks if b.kind == kind][:1]
 ]
 STUDIES = {study.name: [f"ablation-{study.name}-{v.name}" for v in study.variants] for study in CFG.ablation}
-STUDIES["merge"] = [f"merged-{strategy}" for strategy in CFG.merge.strategies if strategy != "co-merge"]
+STUDIES["merge"] = [f"merged-{strategy}" for strategy in CFG.merge.strategies if strategy != CFG.merge.own]
+NEEDED = STRATEGIES[CFG.merge.own].statistics
+VARIANT = f"{RUN}/ablation/{{variant}}"
+VARIANT_EXPERTS = [f"{VARIANT}/{category}/pytorch_lora_weights.safetensors" for category in CATEGORIES]
 
 
 use rule train_expert as train_variant with:
     output:
-        lora=f"{RUN}/ablation/{{variant}}/{{category}}/pytorch_lora_weights.safetensors",
-        log=f"{RUN}/ablation/{{variant}}/{{category}}/training.parquet",
-        card=f"{RUN}/ablation/{{variant}}/{{category}}/README.md",
+        lora=f"{VARIANT}/{{category}}/pytorch_lora_weights.safetensors",
+        log=f"{VARIANT}/{{category}}/training.parquet",
+        card=f"{VARIANT}/{{category}}/README.md",
     log:
         f"{LOGS}/train_variant/{{variant}}/{{category}}.log",
     benchmark:
@@ -35,7 +38,7 @@ use rule train_expert as train_variant with:
         train=lambda wildcards: train_params(CFG.train_of(CFG.variants()[wildcards.variant].train)),
         steps=lambda wildcards: CFG.train_of(CFG.variants()[wildcards.variant].train).steps,
         pairs=lambda wildcards: CFG.variants()[wildcards.variant].pairs,
-        checkpoints=f"{RUN}/ablation/{{variant}}/checkpoints/{{category}}",
+        checkpoints=f"{VARIANT}/checkpoints/{{category}}",
         seed=CFG.seed,
         version=STAGE_VERSION["train"],
     message:
@@ -44,23 +47,36 @@ use rule train_expert as train_variant with:
 
 use rule coactivation as coactivation_variant with:
     input:
-        experts=[f"{RUN}/ablation/{{variant}}/{category}/pytorch_lora_weights.safetensors" for category in CATEGORIES],
+        experts=VARIANT_EXPERTS,
         features=[path for category in CATEGORIES for path in features_of(category)],
     output:
-        f"{RUN}/ablation/{{variant}}/co-merge/coactivation.parquet",
+        f"{VARIANT}/merged/coactivation.parquet",
     log:
         f"{LOGS}/coactivation_variant/{{variant}}.log",
     benchmark:
         f"{TIMINGS}/coactivation_variant/{{variant}}.tsv"
 
 
+use rule covariances as covariances_variant with:
+    input:
+        experts=VARIANT_EXPERTS,
+        features=[path for category in CATEGORIES for path in features_of(category)],
+        retain=f"{RUN}/retain/features.safetensors" if CFG.merge.fusion.retain_weight else [],
+    output:
+        f"{VARIANT}/merged/covariances.safetensors",
+    log:
+        f"{LOGS}/covariances_variant/{{variant}}.log",
+    benchmark:
+        f"{TIMINGS}/covariances_variant/{{variant}}.tsv"
+
+
 use rule merge_experts as merge_variant with:
     input:
-        experts=[f"{RUN}/ablation/{{variant}}/{category}/pytorch_lora_weights.safetensors" for category in CATEGORIES],
-        statistics=f"{RUN}/ablation/{{variant}}/co-merge/coactivation.parquet",
+        experts=VARIANT_EXPERTS,
+        statistics=f"{VARIANT}/merged/{NEEDED}" if NEEDED else [],
     output:
-        lora=f"{RUN}/ablation/{{variant}}/co-merge/pytorch_lora_weights.safetensors",
-        card=f"{RUN}/ablation/{{variant}}/co-merge/README.md",
+        lora=f"{VARIANT}/merged/pytorch_lora_weights.safetensors",
+        card=f"{VARIANT}/merged/README.md",
     log:
         f"{LOGS}/merge_variant/{{variant}}.log",
     benchmark:

@@ -155,9 +155,9 @@ def asked_of(method):
 
 
 def ablation_cells(study):
-    """Cells of a study's table: base, the run's own Co-Merge, and the variants, on the first benchmark of each kind."""
-    own = ["base", *(["merged-co-merge"] if "co-merge" in CFG.merge.strategies else [])]
-    return [(method, benchmark) for method in [*own, *STUDIES[study]] for benchmark in ABLATED]
+    """Cells of a study's table: base, the run's own merge, and the variants, on the first benchmark of each kind."""
+    methods = ["base", f"merged-{CFG.merge.own}", *STUDIES[study]]
+    return [(method, benchmark) for method in methods for benchmark in ABLATED]
 
 
 def present(*paths):

@@ -101,7 +101,8 @@ rule merge_experts:
         runtime=CFG.resources.runtime,
     params:
         model=MODEL,
-        merge=lambda wildcards: CFG.merge.asked(wildcards.get("strategy", "co-merge")),  # an ablation's variant has none
+        strategy=lambda wildcards: wildcards.get("strategy", CFG.merge.own),  # an ablation's variant has none
+        merge=lambda wildcards: CFG.merge.asked(wildcards.get("strategy", CFG.merge.own)),
         categories=CATEGORIES,
         seed=CFG.seed,
         version=STAGE_VERSION["merge"],

@@ -9,4 +9,4 @@ with job(snakemake):
 
     i, p, out = snakemake.input, snakemake.params, Path(snakemake.output.lora).parent
     statistics = i.get("statistics") or None
-    merge_experts(out.name, experts_of(snakemake), statistics, model_of(snakemake), Merge(**p.merge), p.seed, out)
+    merge_experts(p.strategy, experts_of(snakemake), statistics, model_of(snakemake), Merge(**p.merge), p.seed, out)

@@ -64,7 +64,7 @@ def _repeated(key: str, config: Any) -> Iterator[str]:
 
 def _category_names(config: Any) -> Iterator[str]:
     for name in config.category_names:
-        if name in ("all-single", "co-merge", *ERASERS):  # whose files lie where those of a category do
+        if name in ("all-single", "merged", *ERASERS):  # whose files lie where those of a category do
             yield f"categories: `{name}` is the name of a method; call the category otherwise"
         if name == "all":
             yield "categories: `all` stands for all of them together in every table; call the category otherwise"
@@ -143,10 +143,12 @@ def _held_out(config: Any) -> Iterator[str]:
 
 
 def _train_sections(config: Any) -> Iterator[str]:
-    variants = {f"ablation {name}: train": variant.train for name, variant in config.variants().items()}
-    for where, differs in {"train.all_single": config.all_single, **variants}.items():
+    own = config.train.preserve
+    for where, differs in config.other_trainings().items():
         try:
-            config.train_of(differs)
+            asked = config.train_of(differs).preserve
+            if (asked.path, asked.prompts) != (own.path, own.prompts):
+                yield f"{where}.preserve: `path` and `prompts` are those of train.preserve, for all trainings of a run"
         except ValidationError as error:
             for item in error.errors():
                 if item["loc"] and item["loc"][0] in differs:  # or it is an error of `train` itself
@@ -156,9 +158,7 @@ def _train_sections(config: Any) -> Iterator[str]:
 def _rendered_noise(config: Any) -> Iterator[str]:
     if not config.prompts.brings_images:
         return
-    variants = {f"ablation {name}: train": variant.train for name, variant in config.variants().items()}
-    single = config.train.all_single or {}
-    for where, keys in {"train": vars(config.train), "train.all_single": single, **variants}.items():
+    for where, keys in {"train": vars(config.train), **config.other_trainings()}.items():
         if keys.get("noise") == "rendered":
             source = config.prompts.source
             yield f"{where}.noise: source `{source}` brings its images, whose noise nobody knows; write `fresh`"

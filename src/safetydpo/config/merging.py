@@ -22,7 +22,8 @@ class Merge(Section):
     """Joining the experts, and choosing the strength of the result on tuning prompts."""
 
     strategies: list[Annotated[str, OneOf(STRATEGIES)]] = Field(
-        ["co-merge"], min_length=1, description="Ways to merge; each becomes the method merged-<strategy>"
+        ["co-merge"], min_length=1, description="Ways to merge; each becomes the method merged-<strategy>. The first is the run's own: that of "
+        "ablations, and of rounds of harden"
     )
     calibration_prompts: Count = Field(16, description="Prompts per category for the statistics of co-merge and fusion")
     calibration_timesteps: list[Annotated[int, Field(ge=0, le=999)]] = Field(
@@ -37,6 +38,11 @@ class Merge(Section):
         0.5, description="Share of values that ties, dare-ties and magnitude-prune keep"
     )
     fusion: Fusion = Field(default_factory=Fusion)  # type: ignore[arg-type]
+
+    @property
+    def own(self) -> str:
+        """The run's own merge."""
+        return self.strategies[0]
 
     def asked(self, strategy: str) -> dict[str, Any]:
         """What of this section a merge by a strategy depends on, beside its statistics."""

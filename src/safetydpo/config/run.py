@@ -34,7 +34,7 @@ class Pairs(Section):
 
 
 class Variant(Section):
-    """Experts trained otherwise, then merged by Co-Merge: the method ablation-<study>-<variant>."""
+    """Experts trained otherwise, then merged as the run's own: the method ablation-<study>-<variant>."""
 
     name: Name = Field(description="Id in method and file names")
     train: dict[str, Any] = Field(default_factory=dict, description="Keys of `train` that differ")
@@ -51,7 +51,7 @@ class Study(Section):
     """Variants in one table, `snakemake ablation_<study>`; off by default."""
 
     name: Name = Field(description="Id; the target is ablation_<name>")
-    variants: list[Variant] = Field(min_length=1, description="What is compared with the run's own Co-Merge")
+    variants: list[Variant] = Field(min_length=1, description="What is compared with the run's own merge")
 
 
 class Report(Section):
@@ -151,7 +151,9 @@ class Config(Section):
 
     def train_of(self, differs: dict[str, Any]) -> Train:
         """The train section of the experts, with the keys that differ for a variant."""
-        return Train.model_validate(self.train.model_dump(exclude={"all_single"}) | differs)
+        own = self.train.model_dump(exclude={"all_single"})
+        nested = {"preserve": own["preserve"] | differs["preserve"]} if isinstance(differs.get("preserve"), dict) else {}
+        return Train.model_validate(own | differs | nested)
 
     @property
     def all_single(self) -> dict[str, Any]:
@@ -162,9 +164,14 @@ class Config(Section):
         """The train section of All-single."""
         return self.train_of(self.all_single)
 
+    def other_trainings(self) -> dict[str, dict[str, Any]]:
+        """The keys of `train` that differ in trainings beside the experts', by where the config has them."""
+        variants = {f"ablation {name}: train": variant.train for name, variant in self.variants().items()}
+        return {"train.all_single": self.all_single, **variants}
+
     def targets(self) -> set[str]:
         """Modules that any training of the run names to get a LoRA."""
-        differs = [{}, self.train.all_single or {}, *(variant.train for variant in self.variants().values())]
+        differs = [{}, *self.other_trainings().values()]
         return {target for keys in differs for target in self.train_of(keys).target_modules or ()}
 
     def asked(self) -> dict[str, str]:
@@ -188,7 +195,7 @@ class Config(Section):
     @property
     def hardens_by(self) -> str:
         """The merge of a round's experts that the next round attacks."""
-        return self.harden.strategy or self.merge.strategies[0]
+        return self.harden.strategy or self.merge.own
 
     def hardening_attack(self, attack: str) -> dict[str, Any]:
         """The attacks section of a round: its own numbers of prompts and images."""

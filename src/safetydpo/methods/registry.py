@@ -83,7 +83,7 @@ KINDS = (
     _eraser("esd-x", "esd"),
     _eraser("uce", "uce"),
     Kind("external-*", "external:open_pipeline", of="name", settings=("externals",)),
-    Kind("ablation-*", "lora:open_pipeline", of="variant", weights=f"ablation/*/co-merge/{LORA}", tuned=True),
+    Kind("ablation-*", "lora:open_pipeline", of="variant", weights=f"ablation/*/merged/{LORA}", tuned=True),
 )
 ERASERS = tuple(kind.name for kind in KINDS if kind.eraser)
 REFERENCES = tuple(kind.name for kind in KINDS if not kind.aligned)

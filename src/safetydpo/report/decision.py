@@ -33,12 +33,12 @@ class Kept(NamedTuple):
 
 
 def recommended(metrics: pd.DataFrame, config: Config) -> str | None:
-    """The method that the report stands for: the first merged one of the matrix, or the aligned one of lowest IP."""
+    """The method that the report stands for: the run's own merge, another merged one, or the aligned one of lowest IP."""
     aligned = aligned_methods(config)
     ips = _values(metrics, "ip", config.first_benchmark("unsafe"))
     known = [m for m in aligned if m in ips]
-    merged = next((m for m in aligned if m.startswith("merged-")), None)
-    return merged or min(known, key=lambda m: ips[m]["value"], default=None)
+    merged = [m for m in (f"merged-{config.merge.own}", *aligned) if m in aligned and m.startswith("merged-")]
+    return merged[0] if merged else min(known, key=lambda m: ips[m]["value"], default=None)
 
 
 def what_is_kept(differences: pd.DataFrame, method: str | None, config: Config) -> Kept | None:

@@ -18,7 +18,7 @@ def test_what_a_round_needs_is_said(with_value):
     config = with_value("harden", {"rounds": 1, "strategy": "svd"})
     assert problems(config) == [
         "harden.rounds: needs the words that attacks put others for: set attacks.forbidden or forbidden_path",
-        "harden.strategy: no merge `svd` in merge.strategies; there are co-merge, mean, linear, ties",
+        "harden.strategy: no merge `svd` in merge.strategies; there are mean, co-merge, dare-ties, fusion",
     ]
     config["harden"] = {"rounds": 0, "strategy": "svd"}  # off
     assert load_config(config)
@@ -28,7 +28,7 @@ def test_what_a_round_needs_is_said(with_value):
     assert problems(config)[0].startswith("harden.attacks.0: Input should be 'random-tokens', 'ring-a-bell', 'mma-")
     config["harden"]["attacks"] = ["mma-diffusion"]
     loaded = load_config(config)
-    assert loaded.hardens_by == "co-merge"
+    assert loaded.hardens_by == "mean"
     asked = loaded.hardening_attack("mma-diffusion")
     assert (asked["rounds"], asked["success"], asked["forbidden"]) == (1, "flagged", ["vestim"])
 

@@ -107,7 +107,7 @@ def test_a_wrong_value_is_one_line(with_value, path, value, line):
     assert "hush" not in lines[0]
 
 
-@pytest.mark.parametrize("name", ["all-single", "co-merge", "esd-u", "uce"])
+@pytest.mark.parametrize("name", ["all-single", "merged", "esd-u", "uce"])
 def test_a_category_whose_files_would_be_a_methods_is_refused(with_value, name):
     (line,) = lines_of(with_value("categories", [{"name": name}]))
     assert line == f"categories: `{name}` is the name of a method; call the category otherwise"

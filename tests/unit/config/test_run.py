@@ -42,6 +42,13 @@ def test_all_single_trains_as_long_as_all_experts_together_unless_told_otherwise
     assert (single.steps, single.learning_rate) == (config.train.steps * len(config.categories), 1e-5)
     assert single.beta == config.train.beta
     assert load_config(with_value("train.all_single", {"steps": 7})).train_of_all_single().steps == 7
+    nested = load_config(with_value("train.all_single", {"preserve": {"weight": 5}}))  # key by key, as an overlay
+    assert nested.train_of_all_single().preserve == nested.train.preserve.model_copy(update={"weight": 5})
+    with pytest.raises(SafetyDPOError, match=r"train\.all_single\.preserve\.wait: Extra inputs are not permitted"):
+        load_config(with_value("train.all_single", {"preserve": {"wait": 1}}))
+    for other in ({"path": "mine.csv"}, {"prompts": 7}):
+        with pytest.raises(SafetyDPOError, match=r"train\.all_single\.preserve: `path` and `prompts` are those of train"):
+            load_config(with_value("train.all_single", {"preserve": other}))
     with pytest.raises(SafetyDPOError, match=r"train\.all_single\.lr: Extra inputs are not permitted"):
         load_config(with_value("train.all_single", {"lr": 1}))
 

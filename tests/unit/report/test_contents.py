@@ -128,7 +128,7 @@ def test_the_cosine_of_pairs_is_drawn_where_it_is_measured(prompts):
 
 
 def test_methods_of_the_default_config():
-    aligned = ["sld-medium", "esd-u", "uce", "all-single", "merged-co-merge"]
+    aligned = ["sld-medium", "esd-u", "uce", "all-single", "merged-co-merge", "merged-mean"]
     assert merged_methods(DEFAULT) == ["base", "base-reseed", *aligned]
     assert compared(DEFAULT) == ["base", *aligned]
     assert set(shown_cells(DEFAULT)) == {(m, b) for m in ("base", *aligned) for b in BENCHMARKS}

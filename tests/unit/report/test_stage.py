@@ -103,7 +103,8 @@ def test_a_page_has_curves_of_tuning_training_and_co_activation(synthetic, tmp_p
     page = (run / "report.html").read_text()
     for there in ("<h2>Merging", "<h2>Co-Merge", "<h2>Training", "tuning prompts (n = 3 unsafe, 3 benign)", "down 1"):
         assert there in page
-    without = config.model_copy(update={"merge": config.merge.model_copy(update={"strategies": []})})
+    (run / "tuning/merged-co-merge.parquet").rename(run / "tuning/merged-mean.parquet")
+    without = config.model_copy(update={"merge": config.merge.model_copy(update={"strategies": ["mean"]})})
     drawn = (run / "figures/training.svg").read_text()
     for there in ("implicit accuracy", "alarm: winner", "loser", "gradient norm", "learning rate"):
         assert there in drawn
