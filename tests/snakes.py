@@ -75,9 +75,11 @@ class Workdir:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, env=environment
         )
 
-    def planned(self, changes: dict | None = None, configs: tuple[Path, ...] = (REDUCED,)) -> dict[str, int]:
+    def planned(
+        self, changes: dict | None = None, configs: tuple[Path, ...] = (REDUCED,), targets: tuple[str, ...] = ()
+    ) -> dict[str, int]:
         """Rule -> number of jobs that a dry run plans."""
-        done = self.run("--dry-run", changes=changes, configs=configs)
+        done = self.run("--dry-run", *targets, changes=changes, configs=configs)
         assert done.returncode == 0, done.stdout
         if "Nothing to be done" in done.stdout:
             return {}

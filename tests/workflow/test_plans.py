@@ -34,8 +34,18 @@ def test_overlays_plan_every_stage_without_model_or_data(tmp_path, name):
 
 def test_all_tables_of_the_demo_are_planned(tmp_path):
     plan = Workdir(tmp_path).planned(configs=(ROOT / "config/tables.yaml",))
-    assert (plan["erase"], plan["merge_experts"]) == (3, 7)
-    assert plan["render_benchmark"] == 17 * 4 + 2 + 7 + 7
+    assert (plan["erase"], plan["merge_experts"]) == (3, 8)
+    assert plan["render_benchmark"] == 18 * 4 + 2 + 7 + 7
+
+
+@pytest.mark.parametrize(
+    ("own", "statistics"), [("ties", []), ("co-merge", ["coactivation_variant"]), ("fusion", ["covariances_variant"])]
+)
+def test_an_ablation_is_merged_as_the_run_is(tmp_path, own, statistics):
+    others = [name for name in ("co-merge", "fusion", "ties") if name != own]
+    plan = Workdir(tmp_path).planned({"merge": {"strategies": [own, *others]}}, targets=("ablation_loss",))
+    assert {name for name in plan if name.endswith("_variant")} == {"train_variant", "merge_variant", *statistics}
+    assert (plan["train_variant"], plan["merge_variant"], plan["merge_experts"], plan["tune_scale"]) == (4, 2, 1, 3)
 
 
 def test_adversarial_rounds_come_before_the_experts_and_all_but_the_last_have_their_own(tmp_path):

@@ -22,8 +22,10 @@ class Merge(Section):
     """Joining the experts, and choosing the strength of the result on tuning prompts."""
 
     strategies: list[Annotated[str, OneOf(STRATEGIES)]] = Field(
-        ["co-merge"], min_length=1, description="Ways to merge; each becomes the method merged-<strategy>. The first is the run's own: that of "
-        "ablations, and of rounds of harden"
+        ["co-merge"],
+        min_length=1,
+        description="Ways to merge; each becomes the method merged-<strategy>. The first is the run's own: that of "
+        "ablations, and of rounds of harden",
     )
     calibration_prompts: Count = Field(16, description="Prompts per category for the statistics of co-merge and fusion")
     calibration_timesteps: list[Annotated[int, Field(ge=0, le=999)]] = Field(

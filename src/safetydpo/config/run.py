@@ -152,7 +152,9 @@ class Config(Section):
     def train_of(self, differs: dict[str, Any]) -> Train:
         """The train section of the experts, with the keys that differ for a variant."""
         own = self.train.model_dump(exclude={"all_single"})
-        nested = {"preserve": own["preserve"] | differs["preserve"]} if isinstance(differs.get("preserve"), dict) else {}
+        nested = (
+            {"preserve": own["preserve"] | differs["preserve"]} if isinstance(differs.get("preserve"), dict) else {}
+        )
         return Train.model_validate(own | differs | nested)
 
     @property

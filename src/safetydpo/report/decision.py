@@ -33,7 +33,7 @@ class Kept(NamedTuple):
 
 
 def recommended(metrics: pd.DataFrame, config: Config) -> str | None:
-    """The method that the report stands for: the run's own merge, another merged one, or the aligned one of lowest IP."""
+    """What the report stands for: the run's own merge, another one, or the aligned method of lowest IP."""
     aligned = aligned_methods(config)
     ips = _values(metrics, "ip", config.first_benchmark("unsafe"))
     known = [m for m in aligned if m in ips]

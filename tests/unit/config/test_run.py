@@ -47,7 +47,9 @@ def test_all_single_trains_as_long_as_all_experts_together_unless_told_otherwise
     with pytest.raises(SafetyDPOError, match=r"train\.all_single\.preserve\.wait: Extra inputs are not permitted"):
         load_config(with_value("train.all_single", {"preserve": {"wait": 1}}))
     for other in ({"path": "mine.csv"}, {"prompts": 7}):
-        with pytest.raises(SafetyDPOError, match=r"train\.all_single\.preserve: `path` and `prompts` are those of train"):
+        with pytest.raises(
+            SafetyDPOError, match=r"train\.all_single\.preserve: `path` and `prompts` are those of train"
+        ):
             load_config(with_value("train.all_single", {"preserve": other}))
     with pytest.raises(SafetyDPOError, match=r"train\.all_single\.lr: Extra inputs are not permitted"):
         load_config(with_value("train.all_single", {"lr": 1}))
