@@ -1,5 +1,5 @@
-# Ablations: experts trained with something changed, merged and tuned as the run's own (the first of merge.strategies). Off by default; a
-# study is the target ablation_<study>, the merging strategies are the target ablation_merge.
+# Ablations: experts trained with something changed, merged by the first of merge.strategies and tuned, as the run's own. Off
+# by default; a study is the target ablation_<study>, the merging strategies are the target ablation_merge.
 #
 # Inputs, in results/<run>/ or named by a key of the config:
 #   features/<category>/<shard>.safetensors     of pairs
