@@ -20,13 +20,13 @@ def test_an_answer_that_trickles_is_not_waited_for(tmp_path):
     def trickle(send):
         body = TWO.body.ljust(200)
         send(b"HTTP/1.1 200 .\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
-        for i in range(len(body)):  # whole after two seconds, and never silent for long
+        for i in range(len(body)):  # whole after ten seconds, and never silent for long
             send(body[i : i + 1])
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     server = RawServer(trickle)
-    with pytest.raises(SafetyDPOError, match=r"failed 1 requests in a row, the last with: no answer in 0\.2 s\."):
-        told(server, tmp_path, "x", timeout=0.2, retries=1)
+    with pytest.raises(SafetyDPOError, match=r"failed 1 requests in a row, the last with: no answer in 1 s\."):
+        told(server, tmp_path, "x", timeout=1, retries=1)
     assert server.asked == 2
 
 
