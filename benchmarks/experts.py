@@ -145,10 +145,8 @@ def main() -> None:
     rows = pd.read_csv(out).to_dict("records") if out.exists() else []
     for run in args.runs:
         config = read_config(run / "config.yaml")
-        eyes, trainings = (
-            Eyes(config.judges, device_of(config.model.device)),
-            Trainings(run, config, args.folder / run.name),
-        )
+        eyes = Eyes(config.judges, device_of(config.model.device))
+        trainings = Trainings(run, config, args.folder / run.name)
         for rank, count, method in [(r, c, m) for r in args.ranks for c in args.categories for m in (SINGLE, *MERGES)]:
             place = {"run": run.name, "rank": rank, "categories": count, "method": method}
             if any(all(row[key] == value for key, value in place.items()) for row in rows):

@@ -152,10 +152,9 @@ class Config(Section):
     def train_of(self, differs: dict[str, Any]) -> Train:
         """The train section of the experts, with the keys that differ for a variant."""
         own = self.train.model_dump(exclude={"all_single"})
-        nested = (
-            {"preserve": own["preserve"] | differs["preserve"]} if isinstance(differs.get("preserve"), dict) else {}
-        )
-        return Train.model_validate(own | differs | nested)
+        if isinstance(preserve := differs.get("preserve"), dict):
+            differs = differs | {"preserve": own["preserve"] | preserve}
+        return Train.model_validate(own | differs)
 
     @property
     def all_single(self) -> dict[str, Any]:

@@ -37,8 +37,9 @@ def recommended(metrics: pd.DataFrame, config: Config) -> str | None:
     aligned = aligned_methods(config)
     ips = _values(metrics, "ip", config.first_benchmark("unsafe"))
     known = [m for m in aligned if m in ips]
-    merged = [m for m in (f"merged-{config.merge.own}", *aligned) if m in aligned and m.startswith("merged-")]
-    return merged[0] if merged else min(known, key=lambda m: ips[m]["value"], default=None)
+    own = f"merged-{config.merge.own}"
+    merged = own if own in aligned else next((m for m in aligned if m.startswith("merged-")), None)
+    return merged or min(known, key=lambda m: ips[m]["value"], default=None)
 
 
 def what_is_kept(differences: pd.DataFrame, method: str | None, config: Config) -> Kept | None:
