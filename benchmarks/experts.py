@@ -6,11 +6,13 @@
 On finished runs' features: an expert of each rank and category, All-single of each rank and number of categories with
 as many steps as its experts together, at its own learning rate. Every method gets its LoRA scale by one search, and is
 measured on the prompts of `test` of those categories and of `benign`. Trainings are kept under --folder, rows in its
-experts.csv; what is there is not made again. It takes hours: every method is searched and measured by itself.
+experts.csv; what is there is not made again. Of the run's own rank the run's own LoRAs are taken, where it has them.
+It takes hours: every method is searched and measured by itself.
 """
 
 import argparse
 import os
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -49,12 +51,15 @@ class Trainings:
 
     def lora(self, name: str, rank: int, features: list[str], train: Train, steps: int) -> Path:
         """The folder of a LoRA of this rank, trained if it is not there."""
+        own = self.run / "experts" / name
+        if rank == self.config.train.rank and (own / FILE).exists():
+            return own
         out = self.folder / f"rank-{rank}" / name
         if not (out / FILE).exists():
-            own = train.model_copy(update={"rank": rank, "alpha": None})
+            train = train.model_copy(update={"rank": rank, "alpha": None})
             settings = {"steps": steps, "seed": self.config.seed, "name": name, "out": out}
             train_expert(
-                features, self.retain, self.config.model, own, **settings, checkpoints=self.folder / "checkpoints"
+                features, self.retain, self.config.model, train, **settings, checkpoints=self.folder / "checkpoints"
             )
         return out
 
@@ -67,7 +72,8 @@ class Trainings:
         """One LoRA on the pairs of all."""
         features = [path for name in categories for path in self.features(name)]
         steps = self.config.train.steps * len(categories)
-        return self.lora(f"{SINGLE}-{len(categories)}", rank, features, self.config.train_of_all_single(), steps)
+        name = SINGLE if len(categories) == len(self.config.categories) else f"{SINGLE}-{len(categories)}"
+        return self.lora(name, rank, features, self.config.train_of_all_single(), steps)
 
     def merged(self, strategy: str, rank: int, experts: dict[str, Path]) -> Path:
         """The experts merged by a strategy."""
@@ -85,11 +91,12 @@ class Trainings:
 def measure(run: Path, config: Config, lora: Path, categories: list[str], eyes: Eyes) -> dict[str, float]:
     """Scale and measures of a LoRA, tuned and judged on prompts of these categories and on benign ones."""
     tuning = read_parquet(run / "tuning/prompts.parquet")
-    prompts, curve = lora / "tuning.parquet", lora / "curve.parquet"
-    write_parquet(tuning[(tuning.kind != "unsafe") | tuning.category.isin(categories)], prompts)
     search = config.tune.model_copy(update=SEARCH)
-    tune_scale(prompts, lora, config.model, config.judges, search, curve, lora / "scale.json")
-    scale = float(read_parquet(curve).query("chosen").scale.iloc[0])
+    with tempfile.TemporaryDirectory() as folder:
+        prompts, curve, chosen = (f"{folder}/{name}" for name in ("prompts.parquet", "curve.parquet", "scale.json"))
+        write_parquet(tuning[(tuning.kind != "unsafe") | tuning.category.isin(categories)], prompts)
+        tune_scale(prompts, lora, config.model, config.judges, search, curve, chosen)
+        scale = float(read_parquet(curve).query("chosen").scale.iloc[0])
     rows = pd.concat([read_parquet(run / f"benchmarks/{name}.parquet") for name in ("test", "benign")])
     rows = rows[(rows.kind != "unsafe") | rows.category.isin(categories)]
     scores = judged(rows, lora, scale, config.model, eyes, config.judges.acting)
@@ -137,6 +144,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4, 16])
     parser.add_argument("--categories", nargs="+", type=int, default=[2, 4, 7], help="how many, the first ones")
+    parser.add_argument("--device", help="where it trains and renders; the run's own")
     parser.add_argument("--folder", type=Path, default=Path("results/experts"))
     parser.add_argument("--plot", action="store_true", help="experts.svg too")
     args = parser.parse_args()
@@ -145,7 +153,9 @@ def main() -> None:
     rows = pd.read_csv(out).to_dict("records") if out.exists() else []
     for run in args.runs:
         config = read_config(run / "config.yaml")
-        eyes = Eyes(config.judges, device_of(config.model.device))
+        device = args.device or config.model.device
+        config = config.model_copy(update={"model": config.model.model_copy(update={"device": device})})
+        eyes = Eyes(config.judges, device_of(device))
         trainings = Trainings(run, config, args.folder / run.name)
         for rank, count, method in [(r, c, m) for r in args.ranks for c in args.categories for m in (SINGLE, *MERGES)]:
             place = {"run": run.name, "rank": rank, "categories": count, "method": method}

@@ -14,8 +14,9 @@ reference and each image has a forward pass of its own (4 workers, where those e
 features, the reference is the same network without its adapters; (c) cached: the reference's errors are known.
 floor: the plain diffusers network, frozen: forward, backward, and one more forward; short floor: the backward pass only
 as far down as the first attention, which is all that adapters there need. --compile compiles (b), (c) and the floor:
-their first step then takes minutes. Peak memory is of a process that runs one variant alone; --no-memory saves these.
-Progress is told on stderr. --folder keeps the random model for a next run.
+their first step then takes minutes. On a GPU the passes of these are recorded once and replayed, as train.cuda_graphs
+has it (--launched: not). Peak memory is of a process that runs one variant alone; --no-memory saves these. Progress is
+told on stderr. --folder keeps the random model for a next run.
 
 The script encodes what it could keep, as some of those examples can be told to keep latents. --layers cuts a
 transformer and its text encoders to the same share of their layers, and the VAE stays whole: at few layers it weighs
@@ -50,6 +51,7 @@ from safetydpo.running.devices import device_of
 from safetydpo.storage.files import write_parquet
 from safetydpo.storage.images import png, unpng
 from safetydpo.training.denoiser import DTYPES, Denoiser
+from safetydpo.training.graphs import Graphs
 from safetydpo.training.samples import PAIR_ROLES, Samples, Share
 from safetydpo.training.trainer import Objective, Trainer, make_accelerator
 
@@ -87,6 +89,7 @@ def settings(args: argparse.Namespace, folder: Path) -> tuple[Model, Train]:
         draws=2,
         gradient_checkpointing=args.gradient_checkpointing,
         compile=args.compile,
+        cuda_graphs=not args.launched,
     )
     return model, config
 
@@ -150,7 +153,7 @@ def floor_of(denoiser: Denoiser, config: Train, folder: Path, short: bool) -> Ca
     samples = Samples(features, PAIR_ROLES, config.batch_size, config, 0, Share())
     batch = samples.noised(denoiser, samples.pick(0))
     plain = copy.copy(denoiser)
-    plain.strength = None
+    plain.strength, plain.graphs = None, Graphs([]) if denoiser.graphs else None
     plain.network = plain.policy = bare(denoiser)
     if config.gradient_checkpointing:
         plain.network.enable_gradient_checkpointing()
@@ -210,6 +213,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--quick", action="store_true", help="one timed step of each")
     parser.add_argument("--compile", action="store_true", help="ours and the floor, by torch.compile")
+    parser.add_argument("--launched", action="store_true", help="ours and the floor without CUDA graphs")
     parser.add_argument("--no-memory", action="store_true", help="without a process for each variant's peak memory")
     names = ["rival", *OURS, *FLOORS]
     parser.add_argument("--variants", nargs="+", choices=names, default=names, help="these alone; rival: (a)")
@@ -240,11 +244,12 @@ def say(args: argparse.Namespace, size: int, seconds: dict[str, float], memory: 
     print(f"\n{args.model}, {size} px, batch {args.batch_size}, precision {args.precision}, {where}")
     if args.layers:
         print(f"cut to {args.layers} of {LAYERS[args.model]} layers, the text encoders likewise; the VAE is whole")
-    if args.compile:
-        print(f"ours and the floors are compiled, {other} is not")
+    how: dict[str, Any] = {"compiled": args.compile, "replayed": args.device.startswith("cuda") and not args.launched}
+    if any(how.values()):
+        print(f"ours and the floors are {' and '.join(key for key, on in how.items() if on)}, {other} is not")
     print_table(["variant", "s/step", "pairs/s", f"x {other}", "peak GB", f"of {other}"], rows)
     print(f"{other} is re-created (see --help)")
-    print_ratios({"model": args.model, "compiled": args.compile, **ratios(other, seconds, memory)})
+    print_ratios({"model": args.model, **how, **ratios(other, seconds, memory)})
 
 
 def ratios(other: str, seconds: dict[str, float], memory: dict[str, float]) -> dict[str, float]:

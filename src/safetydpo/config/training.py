@@ -94,6 +94,11 @@ class Train(Section):
         description="torch.compile of the network: minutes at a job's first step for shorter steps after it; needs a "
         "C++ compiler, on a GPU triton (docs/training.md)",
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="On one GPU, record the network's passes once and replay them, so that it does not wait for the "
+        "launch of each kernel (docs/training.md); false: launch them one by one",
+    )
     gpus: Annotated[int, Field(ge=1, le=1024)] = Field(
         1, description="Processes of a training, each on batch_size pairs; a GPU each where resources.gpu is not 0"
     )

@@ -36,6 +36,6 @@ MACHINE_KEYS: dict[str, Any] = {
     "prompts": {"llm": SERVER_KEYS},
     # answers are kept by model, settings and image; a spent budget ends a job
     "judges": {"panel": {"__all__": {"server": SERVER_KEYS | {"token_budget"}}}},
-    "train": {"checkpoint_every", "tensorboard"},
+    "train": {"checkpoint_every", "cuda_graphs", "tensorboard"},
     "attacks": {"together"},
 }

@@ -1,8 +1,13 @@
 """Where models run."""
 
+import threading
+
 import torch
 
 from safetydpo.errors import SafetyDPOError
+
+# Held by who pins memory, and by who records a CUDA graph: the one ends the other, also from another thread.
+pinning = threading.Lock()
 
 
 def device_of(name: str) -> torch.device:
@@ -26,7 +31,10 @@ def device_of(name: str) -> torch.device:
 
 def staged(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor of the CPU as `sent` takes it: for a GPU in pinned memory, which it reads while the CPU goes on."""
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+    if device.type != "cuda":
+        return tensor
+    with pinning:
+        return tensor.pin_memory()
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.utils.checkpoint import checkpoint
 
 from safetydpo.config.model import Model
 from safetydpo.config.training import Train
@@ -21,6 +23,7 @@ from safetydpo.models.pipeline import load_network
 from safetydpo.models.prediction import prediction_of
 from safetydpo.models.targets import refuse_targets
 from safetydpo.running.devices import device_of, sent, staged
+from safetydpo.training.graphs import Graphs
 from safetydpo.training.lean_layers import use_lean_layers
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -77,6 +80,7 @@ class Denoiser:
         self.parameters: list[torch.nn.Parameter] = []
         self._layers: list[Any] = []
         self.strength: torch.Tensor | None = None  # of a compiled network's adapters, 1 or 0
+        self.graphs: Graphs | None = None
 
     def add_adapter(self, config: Train, seed: int) -> None:
         """Put a fresh LoRA on the target modules (gaussian A, zero B) and make it the only thing that trains."""
@@ -92,7 +96,9 @@ class Denoiser:
         refuse_targets(self.network, targets, self.model.id)
         self.network.add_adapter(lora)
         if config.gradient_checkpointing:
-            self.network.enable_gradient_checkpointing()
+            # nothing here is random, and a CUDA graph cannot keep a generator's state
+            again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+            self.network.enable_gradient_checkpointing(again)
         cast_training_params(self.network, torch.float32)
         self.network.train()
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
@@ -101,6 +107,9 @@ class Denoiser:
         use_lean_layers(self.network, self.strength)
         if config.compile:
             compile_network(self.network)
+        # prompts of one length make batches of one shape; DDP exchanges gradients where a replay does not call it
+        alone = self.device.type == "cuda" and config.gpus == 1 and self.family.one_shape
+        self.graphs = Graphs(self.parameters) if config.cuda_graphs and alone else None
 
     def check(self, features: Features) -> None:
         """SafetyDPOError where features cannot be those of this model: family, latent channels, width of the text."""
@@ -177,7 +186,14 @@ class Denoiser:
     def _forward(self, network: Any, batch: Noised) -> torch.Tensor:
         condition = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in batch.condition.items()}
         noisy_latents = batch.noisy_latents.to(self.dtype).contiguous(memory_format=self.family.memory_format)
-        return self.family.forward(network, noisy_latents, batch.timesteps, condition, self.model)
+        if self.graphs is None:
+            return self.family.forward(network, noisy_latents, batch.timesteps, condition, self.model)
+
+        def run(noisy_latents: torch.Tensor, timesteps: torch.Tensor, *texts: torch.Tensor) -> torch.Tensor:
+            named = dict(zip(condition, texts, strict=True))
+            return self.family.forward(network, noisy_latents, timesteps, named, self.model)
+
+        return self.graphs(run, noisy_latents, batch.timesteps, *condition.values())
 
     def predict(self, batch: Noised) -> torch.Tensor:
         """The adapted network's prediction, (b, c, h, w)."""
@@ -189,7 +205,8 @@ class Denoiser:
         A compiled network is asked as in training, by the same graph.
         """
         with torch.set_grad_enabled(self.compiled), self.without_adapters():
-            return self._forward(self.network, batch).detach()
+            found = self._forward(self.network, batch).detach()
+            return found if self.graphs is None else found.clone()
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
@@ -206,8 +223,13 @@ class Denoiser:
 
     @property
     def compiled(self) -> bool:
-        """Whether the network is compiled: then another shape is another graph."""
+        """Whether the network is compiled."""
         return self.strength is not None
+
+    @property
+    def one_shape(self) -> bool:
+        """Whether a batch of another shape costs another graph."""
+        return self.compiled or self.graphs is not None
 
     def _switch(self, on: bool) -> None:
         if self.strength is not None:

@@ -48,7 +48,9 @@ class References:
         answer is not finite.
         """
         # no gradients: room for a larger batch, but a compiled network has its graph for the batch of training
-        size, share = self.samples.batch_size * (1 if denoiser.compiled else 4), accelerator.num_processes
+        size, share = self.samples.batch_size, accelerator.num_processes
+        if not denoiser.compiled:
+            size = min(4 * size, len(self.draws))
         rounds = range(0, len(self.draws), size * share)
         state = checkpoints.load(accelerator.is_main_process) if checkpoints else None
         begun = 0
@@ -74,7 +76,7 @@ class References:
 
     def _ask(self, denoiser: Denoiser, draws: list[Draw], size: int) -> torch.Tensor:
         """Answers of the frozen model, padded to `size` rows so that processes can exchange them."""
-        asked = [*draws, *draws[:1] * (size - len(draws))] if denoiser.compiled else draws
+        asked = [*draws, *draws[:1] * (size - len(draws))] if denoiser.one_shape else draws
         batch = self.samples.noised(denoiser, asked)
         answers = answer(self.samples, denoiser.reference(batch), batch.target)
         return torch.cat([answers, answers[:1].expand(size - len(asked), *answers.shape[1:])]).contiguous()

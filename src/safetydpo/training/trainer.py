@@ -230,6 +230,8 @@ class Trainer:
             with self.accelerator.accumulate(self.denoiser.policy):
                 terms = self.objective.terms(turn)
                 self.accelerator.backward(terms["loss"])
+            if self.denoiser.graphs and turn == step * turns < (step + 1) * turns - 1:
+                self.denoiser.graphs.keep_gradients()
             logged.append(torch.stack([value.detach().float() for value in terms.values()]))
         if step == 0:
             self._refuse_without_gradient()

@@ -21,6 +21,14 @@ from safetydpo.models.families.layouts import encoder_weights, transformer_weigh
 from safetydpo.models.families.ldm import vae_weights
 
 
+def _image_ids(rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Places of the patches, (rows x columns, 3): 0, row, column; made there: a copy would be waited for."""
+    ids = torch.zeros(rows, columns, 3, device=device, dtype=dtype)
+    ids[..., 1] = torch.arange(rows, device=device)[:, None]
+    ids[..., 2] = torch.arange(columns, device=device)
+    return ids.flatten(0, 1)
+
+
 class Flux(Family):
     """Condition: encoder_hidden_states (b, T5's tokens, d), pooled_projections (b, d) of CLIP, in the model's dtype."""
 
@@ -70,7 +78,7 @@ class Flux(Family):
             timestep=timesteps.to(dtype) / 1000,
             guidance=guidance,
             txt_ids=torch.zeros(condition["encoder_hidden_states"].shape[1], 3, device=device, dtype=dtype),
-            img_ids=FluxPipeline._prepare_latent_image_ids(b, height // 2, width // 2, device, dtype),
+            img_ids=_image_ids(height // 2, width // 2, device, dtype),
             return_dict=False,
             **condition,
         )[0]
