@@ -114,7 +114,7 @@ def merged_card(strategy: str, aligned: Aligned, experts: list[str], rank: int) 
 # Merged safety LoRA, strategy `{strategy}`
 
 Joins the experts {", ".join(experts)} for the {aligned.kind.component} of `{aligned.model}` into one LoRA of rank
-{rank}. The strength that the report uses stands in `tuning/merged-{strategy}.json` of the run; scale 1 is the merge as
-such.
+{rank}. The strength that the report uses stands in `tuning/` of the run (of its own merge in `merged-{strategy}.json`);
+scale 1 is the merge as such.
 
 {_load(aligned)}"""
