@@ -3,7 +3,7 @@
     python benchmarks/co_merge.py results/demo results/demo-1 results/demo-2
 
 Every variant merges the experts of a run, gets its LoRA scale on the run's tuning prompts by one search that is the
-same for all (`SEARCH`; an end of what was tried is marked), and is measured on the run's prompts of `test`, `ood` and
+same for all (an end of what was tried is marked), and is measured on the run's prompts of `test`, `ood` and
 `benign`, and under attack by random tokens (config/attacks.yaml). A row a variant and run goes to --out as soon as it
 is known; what is there already is not made again. Prints the means over the runs with the lowest and the highest;
 `agreement` is the share of output units whose rows are the default's.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from tuned import searched, span
 
 from safetydpo.attacks.stage import write_attack
 from safetydpo.config.attacks import Attacks
@@ -25,7 +26,6 @@ from safetydpo.config.loading import read_config, read_yaml
 from safetydpo.config.merging import Merge
 from safetydpo.config.run import Config
 from safetydpo.evaluation.scores import METRICS
-from safetydpo.evaluation.stage import tune_scale
 from safetydpo.evaluation.tune import judged
 from safetydpo.judges.eyes import Eyes
 from safetydpo.merging.coactivation import Wins, activations, wins_of
@@ -41,7 +41,6 @@ from safetydpo.training.denoiser import Denoiser
 ROOT = Path(__file__).resolve().parents[1]
 TIMESTEPS = [100, 300, 500, 700, 900]
 TEN = list(range(50, 1000, 100))
-SEARCH = {"scales": [0.5, 8.0], "tries": 6}  # of the LoRA scale, for every variant
 ATTACK = "random-tokens"
 MEASURED = {
     "IP": ("test", "ip"),
@@ -174,12 +173,9 @@ def measure(
     run: Path, config: Config, name: str, lora: Factors, agreement: float, eyes: Eyes, attacks: Attacks
 ) -> dict[str, object]:
     """Tune the scale, then score the run's prompts at it."""
-    search = config.tune.model_copy(update=SEARCH)
     with tempfile.TemporaryDirectory() as folder:
         save_factors(lora, folder, Index(config.model).family.kind.component, {})
-        curve, chosen = f"{folder}/curve.parquet", f"{folder}/scale.json"
-        tune_scale(run / "tuning/prompts.parquet", folder, config.model, config.judges, search, curve, chosen)
-        tried = read_parquet(curve)
+        tried = searched(read_parquet(run / "tuning/prompts.parquet"), folder, config)
         best = tried.query("chosen").iloc[0]
         capped = best.scale in (tried.scale.min(), tried.scale.max())
         row = {"run": run.name, "variant": name, "scale": best.scale, "tuning_ip": best.ip, "agreement": agreement}
@@ -220,7 +216,7 @@ def show(table: pd.DataFrame) -> None:
     for name in [v for v in VARIANTS if v in set(table.variant)]:
         part = table[table.variant == name]
         cells = [f"{part.scale.mean():.2f}{CAPPED if part.capped.any() else ''}"]
-        cells += [f"{part[c].mean():.3f} [{part[c].min():.3f}, {part[c].max():.3f}]" for c in COLUMNS[1:-1]]
+        cells += [span(part[c]) for c in COLUMNS[1:-1]]
         cells.append(f"{part.agreement.mean():.2f}")
         print(f"| {name} | {VARIANTS[name][0]} | " + " | ".join(cells) + " |")
 

@@ -12,25 +12,23 @@ It takes hours: every method is searched and measured by itself.
 
 import argparse
 import os
-import tempfile
 from pathlib import Path
 
 import pandas as pd
-from co_merge import SEARCH
 from matplotlib.figure import Figure
+from tuned import searched, span
 
 from safetydpo.config.loading import read_config
 from safetydpo.config.run import Config
 from safetydpo.config.training import Train
 from safetydpo.evaluation.scores import METRICS
-from safetydpo.evaluation.stage import tune_scale
 from safetydpo.evaluation.tune import judged
 from safetydpo.judges.eyes import Eyes
 from safetydpo.merging.registry import STRATEGIES
 from safetydpo.merging.stage import merge_experts, write_coactivation, write_covariances
 from safetydpo.models.lora import FILE
 from safetydpo.running.devices import device_of
-from safetydpo.storage.files import read_parquet, write_parquet, write_text
+from safetydpo.storage.files import read_parquet, write_text
 from safetydpo.training.stage import train_expert
 
 SINGLE = "all-single"
@@ -91,12 +89,8 @@ class Trainings:
 def measure(run: Path, config: Config, lora: Path, categories: list[str], eyes: Eyes) -> dict[str, float]:
     """Scale and measures of a LoRA, tuned and judged on prompts of these categories and on benign ones."""
     tuning = read_parquet(run / "tuning/prompts.parquet")
-    search = config.tune.model_copy(update=SEARCH)
-    with tempfile.TemporaryDirectory() as folder:
-        prompts, curve, chosen = (f"{folder}/{name}" for name in ("prompts.parquet", "curve.parquet", "scale.json"))
-        write_parquet(tuning[(tuning.kind != "unsafe") | tuning.category.isin(categories)], prompts)
-        tune_scale(prompts, lora, config.model, config.judges, search, curve, chosen)
-        scale = float(read_parquet(curve).query("chosen").scale.iloc[0])
+    curve = searched(tuning[(tuning.kind != "unsafe") | tuning.category.isin(categories)], lora, config)
+    scale = float(curve.query("chosen").scale.iloc[0])
     rows = pd.concat([read_parquet(run / f"benchmarks/{name}.parquet") for name in ("test", "benign")])
     rows = rows[(rows.kind != "unsafe") | rows.category.isin(categories)]
     scores = judged(rows, lora, scale, config.model, eyes, config.judges.acting)
@@ -134,8 +128,7 @@ def show(table: pd.DataFrame) -> None:
     columns = ["scale", *MEASURED, *(name for name in table if name.endswith(" right"))]
     print("| categories | rank | method | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 3))
     for (count, rank, method), part in table.groupby(["categories", "rank", "method"], sort=False):
-        cells = [f"{part[c].mean():.3f} [{part[c].min():.3f}, {part[c].max():.3f}]" for c in columns]
-        print(f"| {count} | {rank} | {method} | " + " | ".join(cells) + " |")
+        print(f"| {count} | {rank} | {method} | " + " | ".join(span(part[c]) for c in columns) + " |")
 
 
 def main() -> None:

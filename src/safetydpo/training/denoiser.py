@@ -183,7 +183,7 @@ class Denoiser:
         """The batch of `draw`, noised."""
         return self.noise(self.draw(*args, **options))
 
-    def _forward(self, network: Any, batch: Noised) -> torch.Tensor:
+    def _forward(self, network: Any, batch: Noised, kind: str) -> torch.Tensor:
         condition = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in batch.condition.items()}
         noisy_latents = batch.noisy_latents.to(self.dtype).contiguous(memory_format=self.family.memory_format)
         if self.graphs is None:
@@ -193,11 +193,11 @@ class Denoiser:
             named = dict(zip(condition, texts, strict=True))
             return self.family.forward(network, noisy_latents, timesteps, named, self.model)
 
-        return self.graphs(run, noisy_latents, batch.timesteps, *condition.values())
+        return self.graphs(kind, run, noisy_latents, batch.timesteps, *condition.values())
 
     def predict(self, batch: Noised) -> torch.Tensor:
         """The adapted network's prediction, (b, c, h, w)."""
-        return self._forward(self.policy, batch)
+        return self._forward(self.policy, batch, "policy")
 
     def reference(self, batch: Noised) -> torch.Tensor:
         """The frozen model's prediction, without gradient: the same network without its adapters.
@@ -205,7 +205,7 @@ class Denoiser:
         A compiled network is asked as in training, by the same graph.
         """
         with torch.set_grad_enabled(self.compiled), self.without_adapters():
-            found = self._forward(self.network, batch).detach()
+            found = self._forward(self.network, batch, "policy" if self.compiled else "frozen").detach()
             return found if self.graphs is None else found.clone()
 
     @contextmanager

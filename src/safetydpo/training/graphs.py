@@ -28,7 +28,7 @@ class _Pass(nn.Module):
 
 
 class Graphs:
-    """Passes by their inputs' shapes, with and without gradient; the first call of a kind records its pass.
+    """Passes by kind and their inputs' shapes; the first call of each records its pass, with gradient if that is on.
 
     All share one pool of memory, so a pass with gradient must have its backward pass before another one is replayed.
     What comes out, and the gradients, lie where the next replay of the same pass writes.
@@ -39,9 +39,9 @@ class Graphs:
         self.recorded: dict[tuple[Any, ...], Run] = {}
         self.pool: Any = None
 
-    def __call__(self, run: Run, *inputs: torch.Tensor) -> torch.Tensor:
-        """What `run` makes of the inputs. SafetyDPOError where its pass cannot be recorded."""
-        key = (torch.is_grad_enabled(), *((tensor.shape, tensor.requires_grad) for tensor in inputs))
+    def __call__(self, kind: str, run: Run, *inputs: torch.Tensor) -> torch.Tensor:
+        """What `run`, the pass of this kind, makes of the inputs. SafetyDPOError where it cannot be recorded."""
+        key = (kind, *((tensor.shape, tensor.requires_grad) for tensor in inputs))
         if key not in self.recorded:
             self.recorded[key] = self._record(run, inputs)
         return self.recorded[key](*inputs)

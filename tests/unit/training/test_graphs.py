@@ -110,7 +110,7 @@ def test_a_network_that_cannot_be_recorded_is_a_sentence(monkeypatch):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", fails)
     said = r"train\.cuda_graphs does not work .* \(operation not permitted when stream is capturing\): set it to false"
     with pytest.raises(SafetyDPOError, match=said):
-        Graphs([])(lambda x: x, torch.ones(1))
+        Graphs([])("policy", lambda x: x, torch.ones(1))
 
 
 @NO_GPU
