@@ -1,4 +1,4 @@
-"""What benchmarks of merges share: one search of the LoRA scale for all, and how a measure of several runs is written."""
+"""What benchmarks of merges share: one search of the LoRA scale for all, and how a measure over runs is written."""
 
 import tempfile
 from pathlib import Path
