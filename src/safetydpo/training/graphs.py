@@ -52,13 +52,16 @@ class Graphs:
         places = tuple(tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in inputs)
         try:
             with pinning:
-                return torch.cuda.make_graphed_callables(trained, places, allow_unused_input=True, pool=self.pool)
+                graphed: Any = torch.cuda.make_graphed_callables(
+                    trained, places, allow_unused_input=True, pool=self.pool
+                )
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise SafetyDPOError(
                 f"train.cuda_graphs does not work with this network ({str(error).splitlines()[0]}): set it to false."
             ) from None
+        return graphed
 
     def keep_gradients(self) -> None:
         """Move the gradients to memory of their own, where the next backward pass adds to them."""
