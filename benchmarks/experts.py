@@ -33,6 +33,7 @@ from safetydpo.training.stage import train_expert
 
 SINGLE = "all-single"
 MERGES = ("co-merge", "mean", "fusion")
+METHODS = (SINGLE, *MERGES)
 MEASURED = {"IP": ("unsafe", "ip"), "attributes": ("unsafe", "attributes"), "instead": ("unsafe", "benign_mark")}
 
 
@@ -115,7 +116,8 @@ def plot(table: pd.DataFrame, path: Path) -> None:
             for method, part in table[table.categories == count].groupby("method", sort=False):
                 each = part.groupby("rank")[label].agg(["mean", "min", "max"])
                 ends = [each["mean"] - each["min"], each["max"] - each["mean"]]
-                axis.errorbar(each.index, each["mean"], ends, label=method, marker="o", markersize=3, capsize=2)
+                beside = each.index * 1.06 ** METHODS.index(method)  # bars of equal ranks would hide each other
+                axis.errorbar(beside, each["mean"], ends, label=method, marker="o", markersize=3, capsize=2)
             axis.set_xscale("log", base=2)
             axis.set_xticks(ranks := sorted(table["rank"].unique()), labels=map(str, ranks))
     figure.supxlabel("rank")
@@ -150,7 +152,7 @@ def main() -> None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"device": device})})
         eyes = Eyes(config.judges, device_of(device))
         trainings = Trainings(run, config, args.folder / run.name)
-        for rank, count, method in [(r, c, m) for r in args.ranks for c in args.categories for m in (SINGLE, *MERGES)]:
+        for rank, count, method in [(r, c, m) for r in args.ranks for c in args.categories for m in METHODS]:
             place = {"run": run.name, "rank": rank, "categories": count, "method": method}
             if any(all(row[key] == value for key, value in place.items()) for row in rows):
                 continue
