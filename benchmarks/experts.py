@@ -122,7 +122,7 @@ def plot(table: pd.DataFrame, path: Path) -> None:
             axis.set_xticks(ranks := sorted(table["rank"].unique()), labels=map(str, ranks))
     figure.supxlabel("rank")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def show(table: pd.DataFrame) -> None:
