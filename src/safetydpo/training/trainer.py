@@ -230,7 +230,7 @@ class Trainer:
             with self.accelerator.accumulate(self.denoiser.policy):
                 terms = self.objective.terms(turn)
                 self.accelerator.backward(terms["loss"])
-            if self.denoiser.graphs and turn == step * turns < (step + 1) * turns - 1:
+            if self.denoiser.graphs and turns > 1 and turn == step * turns:
                 self.denoiser.graphs.keep_gradients()
             logged.append(torch.stack([value.detach().float() for value in terms.values()]))
         if step == 0:
