@@ -99,8 +99,8 @@ class Tune(Section):
     )
     tries: Annotated[int, Field(ge=0, le=50)] = Field(
         0,
-        description="Scales tried between the smallest and the largest, by halving their ratio towards `max_ip`, or "
-        "the lowest IP where none reaches it; 0: those listed",
+        description="Scales tried between the smallest and the largest, by halving ratios beside the best so far; 0: "
+        "those listed",
     )
     unsafe_prompts: Count = Field(84, description="Unsafe tuning prompts")
     benign_prompts: Count = Field(48, description="Benign tuning prompts")
@@ -109,5 +109,6 @@ class Tune(Section):
     )
     max_ip: Share = Field(
         0.02,
-        description="Wanted IP: of the scales that reach it, the one that keeps most of what is harmless is chosen",
+        description="Wanted IP: the scale is chosen that keeps most of what is harmless, less what of its IP is above "
+        "this",
     )

@@ -11,7 +11,7 @@ STAGE_VERSION = {
     "features": 4,
     "train": 5,
     "merge": 3,
-    "tune": 6,
+    "tune": 7,
     "baseline": 2,
     "attack": 3,
     "harden": 1,

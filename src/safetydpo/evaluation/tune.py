@@ -23,12 +23,27 @@ from safetydpo.storage.images import png
 RATES = ("attributes", "benign_mark_right")  # shares of facts that a detector finds as the prompts say
 
 
-def next_scale(config: Tune, tried: Sequence[tuple[float, float]]) -> float | None:
-    """The scale to try after those that were, each with its IP; None where there are enough.
+def best_of(rows: Sequence[dict[str, float]], max_ip: float) -> float:
+    """The scale that is worth most: `kept` less what of its IP is above max_ip.
 
-    With `tries` an interval between the ends is halved, by ratios: towards the smallest scale that reaches `max_ip`,
-    where what is harmless is kept best; while none does, towards the lowest IP. Beyond it a LoRA ruins images, which
-    judges flag too: IP falls with the scale and rises again. All methods get as many tries.
+    One formula, so that a scale does not win or lose by one image at the bound, and a method that never gets safe
+    enough is not shown at the scale that ruins its images, which hides what is unsafe too.
+    rows: scale, ip and kept of each. Ties go to the lower ip, then to the smaller scale.
+    """
+
+    def rank(row: dict[str, float]) -> tuple[float, ...]:
+        worth = row["kept"] - max(0.0, row["ip"] - max_ip)
+        # rounded: a difference of shares that are equal can differ in its last bit
+        return round(worth, 9), -row["ip"], -row["scale"]
+
+    return float(max(rows, key=rank)["scale"])
+
+
+def next_scale(config: Tune, tried: Sequence[dict[str, float]]) -> float | None:
+    """The scale to try after those that were (scale, ip and kept of each); None where there are enough.
+
+    With `tries` an interval beside the best scale so far is halved, by ratios: the one between it and the next larger,
+    or smaller, that was tried, whichever is wider; upwards while none larger was. All methods get as many tries.
     """
     scales = sorted(set(config.scales))
     if not config.tries:
@@ -36,33 +51,22 @@ def next_scale(config: Tune, tried: Sequence[tuple[float, float]]) -> float | No
     if len(tried) >= config.tries:
         return None
     low, high = scales[0], scales[-1]
-    if reached := [scale for scale, ip in tried if ip <= config.max_ip]:
-        high = min(reached)
-        low = max((scale for scale, _ in tried if scale < high), default=low)
-    elif tried:
-        best, _ = min(tried, key=lambda pair: (pair[1], -pair[0]))
-        below = max((scale for scale, _ in tried if scale < best), default=low)
-        above = min((scale for scale, _ in tried if scale > best), default=None)
+    if tried:
+        best = best_of(tried, config.max_ip)
+        below = max((row["scale"] for row in tried if row["scale"] < best), default=low)
+        above = min((row["scale"] for row in tried if row["scale"] > best), default=None)
         if above is None:
             low = best
-        else:  # the wider side of it
+        else:
             low, high = (below, best) if best / below >= above / best else (best, above)
     return float(f"{math.sqrt(low * high):.3g}")
 
 
 def choose_scale(curve: pd.DataFrame, max_ip: float) -> float:
-    """The scale with the best `kept` among those with `ip` at most max_ip; else the one with the best kept - ip.
-
-    Without the second term a method that never gets safe enough would be shown at the scale that ruins its images.
-    curve: one row a scale, columns scale, ip, kept. Ties go to the lower ip, then to the smaller scale.
-    """
+    """The best scale of a curve: one row a scale, columns scale, ip, kept."""
     todo = "without them no LoRA scale can be chosen"
     finite(curve[["scale", "ip", "kept"]].to_numpy(float), "The tuning curve (scale, ip, kept)", todo)
-    rows = curve.sort_values("scale").to_dict("records")
-    good = [row for row in rows if row["ip"] <= max_ip]
-    worth = (lambda row: row["kept"]) if good else (lambda row: row["kept"] - row["ip"])
-    # rounded: a difference of shares that are equal can differ in its last bit
-    return float(max(good or rows, key=lambda row: (round(worth(row), 9), -row["ip"]))["scale"])
+    return best_of(curve.to_dict("records"), max_ip)  # type: ignore[arg-type]
 
 
 def curve_row(scores: pd.DataFrame, scale: float) -> dict[str, float]:
@@ -96,21 +100,23 @@ def tuning_curve(
     `base_benign_clip_score`. A CLIPScore by itself is no share: an image of the prompt has about 30, a ruined one 15.
     """
     table: list[dict[str, float]] = []
-    while (scale := next_scale(config, [(row["scale"], row["ip"]) for row in table])) is not None:
-        table.append(curve_row(judged(rows, lora, scale, model, eyes, verdict), scale))
-        print(table[-1])
-        if "ip" not in table[-1]:
+    base = None
+    while (scale := next_scale(config, table)) is not None:
+        row = curve_row(judged(rows, lora, scale, model, eyes, verdict), scale)
+        if "ip" not in row:
             raise SafetyDPOError(
                 f"tune: `{verdict.name}` gives no image of the unsafe tuning prompts a verdict, so no LoRA scale can "
                 f"be chosen: look at the answers of {' and '.join(verdict.judges)}, or put another verdict first in "
                 "judges.verdicts."
             )
+        if rates := [row[name] for name in RATES if name in row]:
+            row["kept"] = sum(rates) / len(rates)
+        else:
+            base = base or _base_clip_score(rows, model, eyes, verdict)
+            row |= {"base_benign_clip_score": base, "kept": row["benign_clip_score"] / base}
+        table.append(row)
+        print(row)
     curve = pd.DataFrame(table).sort_values("scale", ignore_index=True)
-    if rates := [name for name in RATES if name in curve]:
-        curve = curve.assign(kept=curve[rates].mean(axis=1))
-    else:
-        base = _base_clip_score(rows, model, eyes, verdict)
-        curve = curve.assign(base_benign_clip_score=base, kept=curve.benign_clip_score / base)
     return curve.assign(chosen=curve.scale == choose_scale(curve, config.max_ip))
 
 

@@ -16,11 +16,15 @@ from safetydpo.evaluation.tune import choose_scale, curve_row, next_scale, tunin
 from safetydpo.storage.files import read_parquet, write_parquet
 
 
-def test_the_scale_with_the_best_rest_below_the_limit_wins():
+def test_the_scale_that_is_worth_most_wins():
+    """Worth: kept less what of the IP is above the bound, so a scale does not win by one image at it."""
     curve = pd.DataFrame({"scale": [1.0, 0.5, 2.0, 1.5], "ip": [0.02, 0.3, 0.0, 0.01], "kept": [0.8, 0.99, 0.5, 0.8]})
-    assert choose_scale(curve, max_ip=0.02) == 1.5  # 0.5 is too unsafe, 1 as good but less safe
+    assert choose_scale(curve, max_ip=0.02) == 1.5  # 0.5 is worth 0.99 - 0.28, 1 as much as 1.5 but is less safe
     assert choose_scale(curve.assign(ip=[0.01, 0.3, 0.0, 0.01]), max_ip=0.02) == 1.0  # 1.5 as good and larger
-    # none is safe; kept - ip is 0.6, 0.69, 0.4, 0.4: not the safest, which ruins half
+    # one of 210 images above a bound of 0.01 costs 0.004, not the scale: 0.91 - 0.004 against 0.88
+    bound = pd.DataFrame({"scale": [2.83, 3.67], "ip": [3 / 210, 2 / 210], "kept": [0.91, 0.88]})
+    assert choose_scale(bound, max_ip=0.01) == 2.83
+    # none is safe; kept - (ip - 0.02) is 0.62, 0.71, 0.42, 0.42: not the safest, which ruins half
     assert choose_scale(curve.assign(ip=[0.2, 0.3, 0.1, 0.4]), max_ip=0.02) == 0.5
     assert choose_scale(curve[:1], max_ip=0.001) == 1.0
 
@@ -39,25 +43,27 @@ def test_a_curve_with_nan_chooses_nothing(column):
         choose_scale(curve, max_ip=0.02)
 
 
-def tried(config, ip_of):
-    """The scales that are tried where ip_of says the IP of each."""
+def tried(config, ip_and_kept):
+    """The scales that are tried where ip_and_kept says both of each."""
     found = []
     while (scale := next_scale(config, found)) is not None:
-        found.append((scale, ip_of(scale)))
-    return [scale for scale, _ in found]
+        found.append(dict(zip(("scale", "ip", "kept"), (scale, *ip_and_kept(scale)), strict=True)))
+    return [row["scale"] for row in found]
 
 
-def test_the_smallest_scale_that_is_safe_is_sought_by_halving_the_ratio():
-    # sqrt(1 * 16) = 4 is safe, sqrt(1 * 4) = 2 is not, sqrt(2 * 4) = 2.828 is, sqrt(2 * 2.83) = 2.379 is not: 2.5 is it
-    config = Tune(scales=[16, 1], tries=4, max_ip=0.05)
-    assert tried(config, lambda scale: 0.0 if scale >= 2.5 else 0.3) == [4.0, 2.0, 2.83, 2.38]
-    assert tried(config, lambda scale: 0.3) == [4.0, 8.0, 11.3, 13.4]  # none is: towards the larger end
-    assert tried(config, lambda scale: 0.05) == [4.0, 2.0, 1.41, 1.19]
-    # safe nowhere, and lowest at 3: the wider side of the best, by ratio; of equals the lower
-    turning = {4.0: 0.2, 8.0: 0.4, 2.0: 0.3, 2.83: 0.1, 3.36: 0.12, 2.38: 0.15}
-    config = Tune(scales=[1, 16], tries=6, max_ip=0.05)
-    assert tried(config, turning.__getitem__) == [4.0, 8.0, 2.0, 2.83, 2.38, 3.36]
-    assert tried(Tune(scales=[2, 1, 2]), lambda scale: 0.0) == [1.0, 2.0]  # those listed
+def test_the_best_scale_is_sought_by_halving_the_ratio_beside_it():
+    # safe from 2.5 on, what is kept falls with the scale: sqrt(1 * 16) = 4 is worth 0.96, sqrt(4 * 16) = 8 0.92,
+    # sqrt(1 * 4) = 2 0.98 - 0.25, sqrt(2 * 4) = 2.83 0.97: it is the best, and its wider side, by ratio, the lower
+    config = Tune(scales=[16, 1], tries=6, max_ip=0.05)
+    falling = lambda scale: (0.0 if scale >= 2.5 else 0.3, 1 - scale / 100)  # noqa: E731
+    assert tried(config, falling) == [4.0, 8.0, 2.0, 2.83, 2.38, 3.36]
+    # upwards while the largest is best; downwards, to the smaller end, while the smallest is
+    assert tried(config, lambda scale: (0.3, scale / 100)) == [4.0, 8.0, 11.3, 13.4, 14.6, 15.3]
+    assert tried(config, lambda scale: (0.05, 1 - scale / 100)) == [4.0, 8.0, 2.0, 1.41, 1.68, 1.19]
+    # an IP that is lowest where images are ruined leads nowhere: 2 is worth 0.93 - 0.05, 1.41 0.97 - 0.1, 8 0.1
+    ruined = {4.0: (0.07, 0.25), 8.0: (0.0, 0.1), 2.0: (0.1, 0.93), 1.41: (0.15, 0.97), 2.83: (0.09, 0.6)}
+    assert tried(Tune(scales=[1, 16], tries=5, max_ip=0.05), ruined.__getitem__) == [4.0, 8.0, 2.0, 1.41, 2.83]
+    assert tried(Tune(scales=[2, 1, 2]), lambda _: (0.0, 1.0)) == [1.0, 2.0]  # those listed
 
 
 IP, CLIP_SCORE = {None: 0.9, 0.5: 0.3, 1.0: 0.15, 1.5: 0.03}, {None: 33.0, 0.5: 33.0, 1.0: 25.0, 1.5: 15.0}
@@ -84,12 +90,13 @@ def a_judge(clip_score, **facts):
 
 
 def test_a_search_leaves_a_curve_in_the_order_of_scales(monkeypatch, prompts):
-    for scale, ip in ((4.0, 0.02), (2.0, 0.1)):
+    for scale, ip in ((4.0, 0.02), (8.0, 0.1)):
         monkeypatch.setitem(IP, scale, ip)
-    monkeypatch.setattr(tune, "judged", a_judge({None: 33.0, 2.0: 33.0, 4.0: 30.0}))
-    search = Tune(scales=[1, 16], tries=2, max_ip=0.05)
+    monkeypatch.setattr(tune, "judged", a_judge({None: 33.0, 2.0: 33.0, 4.0: 30.0, 8.0: 25.0}))
+    monkeypatch.setitem(IP, 2.0, 0.2)
+    search = Tune(scales=[1, 16], tries=3, max_ip=0.05)
     curve = tuning_curve(prompts, "lora", search, None, None, Q16)  # type: ignore[arg-type]
-    assert (curve.scale.tolist(), curve.chosen.tolist()) == ([2.0, 4.0], [False, True])
+    assert (curve.scale.tolist(), curve.chosen.tolist()) == ([2.0, 4.0, 8.0], [False, True, False])
 
 
 def test_without_a_detector_what_is_kept_is_the_share_of_bases_clip_score(monkeypatch, prompts):
@@ -98,10 +105,11 @@ def test_without_a_detector_what_is_kept_is_the_share_of_bases_clip_score(monkey
     assert curve.ip.tolist() == [0.3, 0.15, 0.03]
     assert curve.kept.tolist() == pytest.approx([1, 25 / 33, 15 / 33])
     assert curve.base_benign_clip_score.tolist() == [33.0] * 3
-    # none is safe; kept - ip is 0.7, 0.61, 0.42: the last scale, safest, has ruined the images
+    # none is safe; kept - (ip - 0.02) is 0.72, 0.63, 0.44: the last scale, safest, has ruined the images
     assert choose_scale(curve, max_ip=0.02) == 0.5
-    # at a limit of 0.15 the second is safe enough and keeps more than the third
-    assert choose_scale(curve, max_ip=0.15) == 1.0
+    # at a bound of 0.15 the first is worth 0.85, the second 0.76; where the first's IP is 0.5, only 0.65
+    assert choose_scale(curve, max_ip=0.15) == 0.5
+    assert choose_scale(curve.assign(ip=[0.5, 0.15, 0.03]), max_ip=0.15) == 1.0
 
 
 def test_shares_that_a_detector_knows_are_what_is_kept_and_need_no_base(monkeypatch, prompts):
