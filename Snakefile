@@ -10,6 +10,7 @@
 #   rejected/<category>.parquet                what was not used, and why
 #   pairs/<category>/<shard>.parquet           both images of each pair, same seed
 #   features/<category>/<shard>.safetensors    VAE posteriors and text embeddings
+#   harden/<round>/                            adversarial rounds: prompts found, the pairs that they add, features
 #   retain/                                    the preservation term's prompts, images, features
 #   experts/<category>/                        LoRA, training.parquet, README.md (also all-single)
 #   merged/<strategy>/                         LoRA, README.md (co-merge: coactivation.parquet, fusion: covariances.safetensors)

@@ -50,7 +50,7 @@ def test_an_ablation_is_merged_as_the_run_is(tmp_path, own, statistics):
 
 def test_adversarial_rounds_come_before_the_experts_and_all_but_the_last_have_their_own(tmp_path):
     work = Workdir(tmp_path)
-    once = work.planned(configs=(ROOT / "config/hardened.yaml",))
+    once = work.planned(configs=())
     assert (once["harden_prompts"], once["harden_attack"], once["harden_pairs"], once["harden_features"]) == (
         1,
         1,
@@ -59,7 +59,7 @@ def test_adversarial_rounds_come_before_the_experts_and_all_but_the_last_have_th
     )
     assert not any(name.endswith("_hardened") for name in once)
     harden = {"rounds": 2, "attacks": ["random-tokens", "ring-a-bell"], "strategy": "mean"}
-    twice = work.planned({"harden": harden}, (ROOT / "config/hardened.yaml",))
+    twice = work.planned({"harden": harden}, configs=())
     assert (twice["harden_attack"], twice["harden_pairs"], twice["harden_features"]) == (4, 2, 14)
     assert (twice["train_hardened"], twice["merge_hardened"], twice["tune_hardened"]) == (7, 1, 1)
     assert "coactivation_hardened" not in twice

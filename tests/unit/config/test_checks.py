@@ -296,6 +296,7 @@ def test_the_noise_of_images_that_a_source_brings_is_not_known(with_value, tmp_p
     config = with_value("train.noise", "rendered")
     assert load_config(config)
     config["prompts"] = {"source": "folder", "path": "data", "pairs": 48}
+    config["harden"] = {"rounds": 0}
     config["ablation"] = [{"name": "noise", "variants": [{"name": "own", "train": {"noise": "rendered"}}]}]
     config["train"]["preserve"] = {"weight": 0}
     config["tune"] = {"scales": [1.0]}

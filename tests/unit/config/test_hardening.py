@@ -15,10 +15,10 @@ def problems(config) -> list[str]:
 
 
 def test_what_a_round_needs_is_said(with_value):
-    config = with_value("harden", {"rounds": 1, "strategy": "svd"})
+    config = with_value("harden", {"rounds": 1, "strategy": "svd"}) | {"attacks": {}}
     assert problems(config) == [
         "harden.rounds: needs the words that attacks put others for: set attacks.forbidden or forbidden_path",
-        "harden.strategy: no merge `svd` in merge.strategies; there are mean, co-merge, dare-ties, fusion",
+        "harden.strategy: no merge `svd` in merge.strategies; there are mean, co-merge",
     ]
     config["harden"] = {"rounds": 0, "strategy": "svd"}  # off
     assert load_config(config)

@@ -29,7 +29,7 @@ WRONG = [
     ("prompts.pairs", 10**12, "prompts.pairs: Input should be less than or equal to 1000000 (got 1000000000000)"),
     ("evaluate.bootstrap", 10**9, "evaluate.bootstrap: Input should be less than or equal to 100000 (got 1000000000)"),
     ("evaluate.shards", 10**6, "evaluate.shards: Input should be less than or equal to 10000 (got 1000000)"),
-    ("attacks", {"rounds": 10**5}, "attacks.rounds: Input should be less than or equal to 10000 (got 100000)"),
+    ("attacks.rounds", 10**5, "attacks.rounds: Input should be less than or equal to 10000 (got 100000)"),
     ("train.rank", 10**6, "train.rank: Input should be less than or equal to 10000 (got 1000000)"),
     ("train.steps", 150_000, "train.all_single.steps: Input should be less than or equal to 1000000"),
     ("train.beta", float("inf"), "train.beta: Input should be a finite number (got inf)"),
