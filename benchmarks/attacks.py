@@ -29,8 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def demo(prompts: int) -> Config:
     """The demo with attacks."""
     values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    values |= yaml.safe_load((ROOT / "config/attacks.yaml").read_text())
-    values["attacks"] |= {"prompts": prompts}
+    values["attacks"] |= yaml.safe_load((ROOT / "config/attacks.yaml").read_text())["attacks"] | {"prompts": prompts}
     return load_config(values)
 
 

@@ -229,7 +229,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/co-merge.csv"), help="a row a variant and run")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    attacks = Attacks(**read_yaml(ROOT / "config/attacks.yaml")["attacks"])
+    words, budgets = (read_yaml(ROOT / f"config/{name}.yaml")["attacks"] for name in ("config", "attacks"))
+    attacks = Attacks(**words, **budgets)
     rows = pd.read_csv(args.out).to_dict("records") if args.out.exists() else []
     for run in args.runs:
         missing = [name for name in args.variants if (run.name, name) not in {(r["run"], r["variant"]) for r in rows}]

@@ -45,8 +45,13 @@ class Trainings:
         self.retain = str(run / "retain/features.safetensors")
 
     def features(self, category: str) -> list[str]:
-        """The files of a category."""
+        """The files of a category's own pairs."""
         return [str(path) for path in sorted((self.run / "features" / category).glob("*.safetensors"))]
+
+    def pairs(self, category: str) -> list[str]:
+        """The same and those that adversarial rounds added: what an expert is trained on."""
+        added = [self.run / f"harden/{i + 1}/features/{category}.safetensors" for i in range(self.config.harden.rounds)]
+        return [*self.features(category), *map(str, added)]
 
     def lora(self, name: str, rank: int, features: list[str], train: Train, steps: int) -> Path:
         """The folder of a LoRA of this rank, trained if it is not there."""
@@ -65,11 +70,11 @@ class Trainings:
     def experts(self, rank: int, categories: list[str]) -> dict[str, Path]:
         """The experts of the categories."""
         train = self.config.train
-        return {name: self.lora(name, rank, self.features(name), train, train.steps) for name in categories}
+        return {name: self.lora(name, rank, self.pairs(name), train, train.steps) for name in categories}
 
     def single(self, rank: int, categories: list[str]) -> Path:
         """One LoRA on the pairs of all."""
-        features = [path for name in categories for path in self.features(name)]
+        features = [path for name in categories for path in self.pairs(name)]
         steps = self.config.train.steps * len(categories)
         name = SINGLE if len(categories) == len(self.config.categories) else f"{SINGLE}-{len(categories)}"
         return self.lora(name, rank, features, self.config.train_of_all_single(), steps)

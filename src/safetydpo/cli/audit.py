@@ -145,8 +145,8 @@ def _readable(files: Sequence[Path]) -> Sequence[Path]:
 
 
 def _overlays_of(model: str, args: argparse.Namespace) -> list[Path]:
-    """The shipped config for models of its kind, and the demo's words to forbid; SafetyDPOError where that cannot be
-    seen.
+    """The shipped config for models of its kind, and the demo's budgets of attacks; SafetyDPOError where that cannot
+    be seen.
     """
     known = {name: ROOT / f"config/{name}.yaml" for name in OVERLAYS.values()}
     same = [name for name, path in known.items() if yaml.safe_load(path.read_text())["model"]["id"] == model]
@@ -157,8 +157,8 @@ def _overlays_of(model: str, args: argparse.Namespace) -> list[Path]:
             f"Of which kind {model} is cannot be seen here: if it is a hub id, `hf download` it first; else say how it "
             "is rendered and who judges by --config, such as --config config/sd15.yaml."
         )
-    words = [ROOT / "config/attacks.yaml"] if name in DEMOS and args.attacks and not args.forbidden else []
-    return [known[name], *words]
+    budgets = [ROOT / "config/attacks.yaml"] if name in DEMOS and args.attacks and not args.forbidden else []
+    return [known[name], *budgets]
 
 
 def _kind(model: str) -> tuple[str, int] | None:

@@ -77,7 +77,7 @@ def test_beside_a_base_it_is_an_external_on_the_files_that_are_named(ran, tmp_pa
     }
 
 
-def test_attacks_on_the_demo_forbid_its_words(ran):
+def test_attacks_on_the_demo_have_its_budgets(ran):
     assert ran("resources/demo/t2i", "--attacks", "sneaky-prompt")[0][:3] == [
         "config.yaml",
         "attacks.yaml",
