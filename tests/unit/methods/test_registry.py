@@ -20,7 +20,7 @@ def test_every_method_of_a_config_is_known():
     config = load_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     files = {name: method_of(name).weights for name in config.methods()}
     assert files["expert-zigzag"] == "experts/zigzag/pytorch_lora_weights.safetensors"
-    assert files["merged-fusion"] == "merged/fusion/pytorch_lora_weights.safetensors"
+    assert files["merged-co-merge"] == "merged/co-merge/pytorch_lora_weights.safetensors"
     assert files["esd-x"] == "baselines/esd-x/weights.safetensors"
     assert {name for name, file in files.items() if file is None} == {
         "base", "base-reseed", "negative-prompt", "sld-weak", "sld-medium", "sld-strong", "sld-max",
